@@ -1,0 +1,229 @@
+"""One frozen tree of settings, from the command line over the environment over the file over the defaults.
+
+Every mistake is a ConfigError of one line that names the key, where it stands, and what would be right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from pipeline.model import (
+    MAX_SOURCES,
+    MAX_WORKERS,
+    BlackThresholds,
+    ConfigError,
+    FreezeThresholds,
+    describe,
+)
+
+ENVIRONMENT_PREFIX = "STILLWATCH_"
+_SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_SCALARS_IN_ENVIRONMENT = (
+    "workers",
+    "cpus",
+    "state_dir",
+    "runtime_dir",
+    "log_level",
+    "report_every_s",
+    "startup_frames",
+    "strict",
+    "poll",
+)
+
+type_error = msgspec.ValidationError
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One captured stream and its directory."""
+
+    name: str
+    dir: str
+    prefix: str = "capture_"  # frames are `<prefix><digits>.jpg`
+    poll: bool = False  # probe for frames instead of inotify
+    black: BlackThresholds = BlackThresholds()
+    freeze: FreezeThresholds = FreezeThresholds()
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings. Defaults with their reasons."""
+
+    source: tuple[Source, ...] = ()
+    workers: Annotated[int, Meta(ge=1, le=MAX_WORKERS)] | str = "auto"  # auto: usable cores - 1, at least 1
+    cpus: str = ""  # cores for the workers, "1-3" or "1,3"; empty: all usable but the first, which is left to FFmpeg
+    state_dir: str = ""  # incident log and evidence: on disk
+    runtime_dir: str = ""  # lock and board: gone after a reboot
+    log_level: str = "INFO"
+    report_every_s: Annotated[float, Meta(gt=0)] = 60.0
+    startup_frames: Annotated[int, Meta(ge=0)] = 10  # frames without a sidecar that are judged at start, newest first
+    strict: bool = False  # a directory that is not there is an error instead of being waited for
+    poll: bool = False  # probe all sources instead of inotify
+    hang_s: Annotated[float, Meta(gt=0)] = 10.0  # silence of a child, or time on one frame, before it is killed
+    overload_lag_s: Annotated[float, Meta(gt=0)] = 5.0  # age of the oldest waiting frame at which a worker sheds
+
+    def worker_count(self) -> int:
+        """The number of workers, `auto` resolved for this machine."""
+        return self.workers if isinstance(self.workers, int) else max(1, len(usable_cpus()) - 1)
+
+    def worker_cpus(self) -> list[int]:
+        """The cores for the workers, in turn. They may be absent here: the child warns and runs unpinned."""
+        if self.cpus:
+            return parse_cpus(self.cpus)
+        usable = usable_cpus()
+        return usable[1:] or usable
+
+
+def usable_cpus() -> list[int]:
+    """The cores this process may run on."""
+    return sorted(os.sched_getaffinity(0))
+
+
+def parse_cpus(text: str) -> list[int]:
+    """`1-3,5` as [1, 2, 3, 5]. Raises ConfigError."""
+    cpus: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
+        if not match or (match[2] and int(match[2]) < int(match[1])):
+            raise ConfigError(f"cpus: {text!r} is not a list of cores; write it like 1-3 or 1,3")
+        cpus += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return cpus
+
+
+def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
+    """The settings for this run, checked. `flags` holds only what the command line gave."""
+    tree: dict[str, Any] = _read_file(file) if file else {}
+    where = dict.fromkeys(tree, file or "")
+    for key in _SCALARS_IN_ENVIRONMENT:
+        name = ENVIRONMENT_PREFIX + key.upper()
+        if environment.get(name):
+            tree[key], where[key] = _number_or_text(environment[name]), f"environment variable {name}"
+    for key, value in flags.items():
+        tree[key], where[key] = value, "command line"
+    settings = _convert(tree, where)
+    settings = msgspec.structs.replace(
+        settings,
+        runtime_dir=settings.runtime_dir or default_runtime_dir(environment),
+        state_dir=settings.state_dir or default_state_dir(environment),
+        source=tuple(msgspec.structs.replace(s, dir=os.path.abspath(s.dir)) for s in settings.source),
+    )
+    _check(settings, where)
+    return settings
+
+
+def default_runtime_dir(environment: Mapping[str, str]) -> str:
+    """systemd's, else /run for root, else the user's own runtime directory, else one in shared memory."""
+    if environment.get("RUNTIME_DIRECTORY"):
+        return environment["RUNTIME_DIRECTORY"].split(":")[0]
+    if os.geteuid() == 0:
+        return "/run/stillwatch"
+    if environment.get("XDG_RUNTIME_DIR"):
+        return os.path.join(environment["XDG_RUNTIME_DIR"], "stillwatch")
+    return f"/dev/shm/stillwatch-{os.geteuid()}"  # noqa: S108 - made 0750 and checked for its owner before use
+
+
+def default_state_dir(environment: Mapping[str, str]) -> str:
+    """systemd's, else /var/lib for root, else the user's state directory."""
+    if environment.get("STATE_DIRECTORY"):
+        return environment["STATE_DIRECTORY"].split(":")[0]
+    if os.geteuid() == 0:
+        return "/var/lib/stillwatch"
+    home = environment.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return os.path.join(home, "stillwatch")
+
+
+def host_name() -> str:
+    """This rig's name in incidents and keys."""
+    return socket.gethostname()
+
+
+def _read_file(file: str) -> dict[str, Any]:
+    try:
+        with open(file, "rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"{file}: {describe(error)}; name an existing file with --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from error
+
+
+def _number_or_text(text: str) -> Any:
+    if text.lower() in {"true", "false"}:
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _convert(tree: dict[str, Any], where: Mapping[str, str]) -> Settings:
+    try:
+        return msgspec.convert(tree, Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error), where)) from error
+
+
+def _explain(message: str, where: Mapping[str, str]) -> str:
+    """msgspec's message as `FILE: source[0].prefix: ...`, with a suggestion for an unknown key."""
+    reason, _, path = message.partition(" - at `$")
+    path = path.rstrip("`").lstrip(".")
+    if unknown := re.search(r"unknown field `(.*)`", reason):
+        key = f"{path}.{unknown[1]}".lstrip(".")
+        near = difflib.get_close_matches(unknown[1], _keys_at(path), 1)
+        reason = "unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
+    elif missing := re.search(r"missing required field `(.*)`", reason):
+        key, reason = f"{path}.{missing[1]}".lstrip("."), "missing; it is required"
+    else:
+        key = path
+    place = where.get(re.split(r"[.\[]", key)[0], "")
+    return f"{place}: {key}: {reason}".removeprefix(": ")
+
+
+def _keys_at(path: str) -> list[str]:
+    struct: Any = Settings
+    if path.startswith("source"):
+        struct = {"black": BlackThresholds, "freeze": FreezeThresholds}.get(path.rpartition(".")[2], Source)
+    return [field.name for field in msgspec.structs.fields(struct)]
+
+
+def _check(settings: Settings, where: Mapping[str, str]) -> None:
+    """What types cannot say."""
+
+    def wrong(key: str, reason: str) -> ConfigError:
+        place = where.get(re.split(r"[.\[]", key)[0], "")
+        return ConfigError(f"{place}: {key}: {reason}".removeprefix(": "))
+
+    if isinstance(settings.workers, str) and settings.workers != "auto":
+        raise wrong("workers", f"{settings.workers!r} is neither a number from 1 to {MAX_WORKERS} nor 'auto'")
+    if settings.cpus:
+        parse_cpus(settings.cpus)
+    if settings.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+        raise wrong("log_level", f"{settings.log_level!r} is none of DEBUG, INFO, WARNING, ERROR")
+    if len(settings.source) > MAX_SOURCES:
+        raise wrong("source", f"{len(settings.source)} sources, at most {MAX_SOURCES} are possible")
+    names: set[str] = set()
+    for at, source in enumerate(settings.source):
+        _check_source(source, names, lambda key, reason, at=at: wrong(f"source[{at}].{key}", reason))  # type: ignore[misc]
+        names.add(source.name)
+        if settings.strict and not os.path.isdir(source.dir):
+            raise wrong(f"source[{at}].dir", f"{source.dir}: no such directory, and --strict does not wait for it")
+
+
+def _check_source(source: Source, names: set[str], wrong: Any) -> None:
+    if not _SOURCE_NAME.fullmatch(source.name):
+        raise wrong("name", f"{source.name!r} must be 1-63 letters, digits, '.', '_' or '-', and begin with a letter or digit")
+    if source.name in names:
+        raise wrong("name", f"{source.name!r} is used twice; every source needs a name of its own")
+    if not source.dir or (os.path.lexists(source.dir) and not os.path.isdir(source.dir)):
+        raise wrong("dir", f"{source.dir!r} is not a directory")
+    if "/" in source.prefix or "\0" in source.prefix or len(os.fsencode(source.prefix)) > 200:
+        raise wrong("prefix", f"{source.prefix!r} must be part of a file name: no '/', at most 200 bytes")
