@@ -97,8 +97,9 @@ class FreezeThresholds(msgspec.Struct, frozen=True):
 
     drift_max: float = 0.08
     """Levels: by how much the mean difference against the oldest predecessor may exceed that against the
-    newest. Noise differs by as much from each (measured to 0.02), a slow fade or pan by more from older ones:
-    a fade of 0.5 per frame drifts 0.9, a pan of 0.25 px in a dark scene 0.13 under noise of sigma 2."""
+    newest. Noise differs by as much from each (measured to 0.02 at 720p, 0.05 at 320x240, sigma 2.5), a slow
+    fade or pan by more from older ones: a fade of 0.5 per frame drifts 0.9, a pan of 0.25 px in a dark scene
+    0.13 under noise of sigma 2."""
 
 
 class HistoryEntry(msgspec.Struct, frozen=True, array_like=True):
