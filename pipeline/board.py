@@ -50,7 +50,10 @@ class SourceRow(ctypes.Structure):
         ("overflows", ctypes.c_uint64),  # watcher: IN_Q_OVERFLOW
         ("scans", ctypes.c_uint64),  # watcher: directory listings, the one at start included
         ("rearmed", ctypes.c_uint64),  # watcher: watches that had to be set again
-        ("left_behind", ctypes.c_uint64),  # watcher: frames found by a scan and not queued (older than asked for)
+        (
+            "left_behind",
+            ctypes.c_uint64,
+        ),  # watcher: frames found by a scan and not queued (older than asked for)
         ("last_put_ns", ctypes.c_uint64),  # watcher
         ("spare_w", ctypes.c_uint64 * 8),
         ("last_number", ctypes.c_uint64),  # worker, and all that follow

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.model import UnavailableError, Verdict
+from pipeline.model import BlackThresholds, FreezeThresholds, UnavailableError, Verdict
 
 Picture = npt.NDArray[np.uint8]
 
@@ -53,53 +53,6 @@ _COLOUR = cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION
 
 class BadPicture(ValueError):
     """The bytes are not a picture that can be judged; the text is one line and says why."""
-
-
-class BlackThresholds(msgspec.Struct, frozen=True):
-    """A picture is black if nearly all of it lies in one narrow dark band and few tiles hold the rest."""
-
-    top_level: int = 27
-    """Levels: the highest that can be black. Raised black reaches 24, plus the half band of noise above it;
-    a plain 0000FF blue card is 29 in grey. (FFmpeg blackdetect: 25 full range, 37 limited.)"""
-
-    band_levels: int = 7
-    """Levels, at most top_level + 1: width of the dark band. Noise of sigma 6 at full size leaves sigma 0.75
-    here, so +-3 holds four sigmas; a dark film's gradient 0-24 puts 7 of its 25 levels into any one band."""
-
-    black_pct_min: float = 92.0
-    """Pct of the picture in the band. Volicon and virtualpytest ask for 95 at full size, but letters light up
-    every 1/8 pixel they touch: two large lines of subtitles with logo and clock left 93.4, a page of credits
-    89.7."""
-
-    lit_tiles_pct_max: float = 22.0
-    """Pct of the 16 x 9 tiles that the rest may touch. The same subtitles with logo and clock touched 19; 60
-    scattered lights of a night scene 31, though they are only 1.4 pct of the picture."""
-
-    tint_above_level: int = 17
-    """Level: a brighter black is confirmed in colour. Limited-range black is 16, plus 1 for rounding."""
-
-    tint_max: float = 32.0
-    """Levels between the largest and the smallest of B, G, R, mean: a 0000BE no-signal card has 190, but its
-    grey of 22 is that of a raised black (which has under 5)."""
-
-
-class FreezeThresholds(msgspec.Struct, frozen=True):
-    """A picture is like its predecessors if no point changed and the difference does not grow with age."""
-
-    point_levels: int = 6
-    """Levels: a pixel that differs by more has changed. Frozen pictures under noise of sigma 4.5, coded at
-    JPEG quality 50-95, reached 4; the changing digit of a clock 9 px high 10, a dim mouse pointer 38
-    (synthetic scenes)."""
-
-    changed_pct_max: float = 0.0
-    """Pct of changed pixels that is still alike. None: a mouse pointer is 0.05. Raise it to look past a
-    clock."""
-
-    drift_max: float = 0.08
-    """Levels: by how much the mean difference against the oldest predecessor may exceed that against the
-    newest. Noise differs by as much from each (measured to 0.02 at 720p, 0.05 at 320x240, sigma 2.5), a slow
-    fade or pan by more from older ones: a fade of 0.5 per frame drifts 0.9, a pan of 0.25 px in a dark scene
-    0.13 under noise of sigma 2."""
 
 
 class HistoryEntry(msgspec.Struct, frozen=True, array_like=True):
@@ -257,9 +210,7 @@ class History:
         return stored
 
 
-def judge_freeze(
-    picture: Picture, history: History, thresholds: FreezeThresholds
-) -> tuple[Verdict, list[float]]:
+def judge_freeze(picture: Picture, history: History, thresholds: FreezeThresholds) -> tuple[Verdict, list[float]]:
     """Whether the picture is like the three before it: a freeze candidate, which a still menu is as well.
 
     Unknown with fewer than three predecessors, or when they have another size (the caller then clears the

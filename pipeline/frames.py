@@ -12,9 +12,10 @@ import errno
 import os
 import stat
 
-from pipeline.model import FrameId
+from pipeline.model import FrameId, InvalidFrame
 
 SUFFIX = ".jpg"
+SIDECAR_SUFFIX = ".json"
 MAX_DIGITS = 18
 """FFmpeg counts in a C int; 18 digits keep every number within 64 bits."""
 
@@ -33,21 +34,13 @@ _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _MAX_SEGMENTS = 1000
 
 
-class InvalidFrame(Exception):
-    """The file is there and readable, and is not a frame that can be judged. Its text is the reason."""
-
-    def __init__(self, reason: str, identity: FrameId | None = None) -> None:
-        super().__init__(reason)
-        self.identity = identity
-
-
 class FrameNames:
     """The frame names of one source."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self._digits_at = len(prefix)
-        longest = _NAME_MAX - len(os.fsencode(prefix)) - len(".json")
+        longest = _NAME_MAX - len(os.fsencode(prefix)) - len(SIDECAR_SUFFIX)
         self._max_digits = min(MAX_DIGITS, longest)
 
     def parse(self, name: str) -> tuple[int, int] | None:
@@ -74,10 +67,10 @@ def identity_of(status: os.stat_result) -> FrameId:
 
 
 def read_frame(path: str) -> tuple[bytes, FrameId]:
-    """All bytes of a frame and its identity.
+    """All bytes of a frame, checked to be one whole JPEG of a sane size, and its identity.
 
-    Raises FileNotFoundError when it has gone, InvalidFrame when it is no regular file, empty or too large, and any
-    other OSError when the system refused (permission, descriptors, I/O).
+    Raises FileNotFoundError when it has gone, InvalidFrame (with the identity) when it cannot be judged, and any other
+    OSError when the system refused (permission, descriptors, I/O).
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
@@ -86,9 +79,14 @@ def read_frame(path: str) -> tuple[bytes, FrameId]:
             raise InvalidFrame("not a regular file", identity_of(os.lstat(path))) from error
         raise
     try:
-        return _read_open(fd)
+        data, identity = _read_open(fd)
     finally:
         os.close(fd)
+    try:
+        check_jpeg(data)
+    except InvalidFrame as error:
+        raise InvalidFrame(str(error), identity) from None
+    return data, identity
 
 
 def _read_open(fd: int) -> tuple[bytes, FrameId]:

@@ -6,7 +6,7 @@ behind) holds `MAX_SOURCES` lanes. Each word has one writer; who that is stands 
     region   header page   grants                         changed whenever a lane is granted or revoked  [supervisor]
              lane 0 .. lane 63
 
-    lane     line 0        head, pending, refused         next index to put; frames waiting outside      [watcher]
+    lane     line 0        head, pending, refused, floor  next index to put; frames waiting outside      [watcher]
              line 1        grant, suspect, deaths, buried who serves the lane; the poison rule           [supervisor]
              line 2        tail, released                 mirror of the record's tail; last grant let go [worker]
              slots         1024 x 64 bytes                slot i lives in cell i mod 1024                [watcher]
@@ -35,6 +35,7 @@ The doorbell (an eventfd per worker) is a hint only: whoever wakes, for whatever
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import struct
@@ -70,7 +71,7 @@ REGION_BYTES = _PAGE + MAX_SOURCES * _LANE_BYTES
 MAX_STATE_BYTES = RECORD_BYTES - _RECORD.size
 
 _GRANTS = 0  # word of the header page
-_HEAD, _PENDING, _REFUSED = 0, 1, 2  # words of a lane's lines: 8 words to a cache line
+_HEAD, _PENDING, _REFUSED, _FLOOR = 0, 1, 2, 3  # words of a lane's lines: 8 words to a cache line
 _GRANT, _SUSPECT, _DEATHS, _BURIED = 8, 9, 10, 11
 _TAIL, _RELEASED = 16, 17
 
@@ -155,10 +156,8 @@ class Doorbell:
         os.eventfd_write(self.fd, 1)
 
     def clear(self) -> None:
-        try:
+        with contextlib.suppress(BlockingIOError):  # somebody else's wake-up: the ring is the truth
             os.eventfd_read(self.fd)
-        except BlockingIOError:
-            pass  # somebody else's wake-up: the ring is the truth
 
 
 class Ring:
@@ -296,6 +295,31 @@ class Lane:
         words[word + _HEAD] = head + 1
         return True
 
+    @property
+    def has_room(self) -> bool:
+        return self.head - self._words[self.word + _TAIL] < CAPACITY
+
+    @property
+    def floor(self) -> int | None:
+        """The highest frame number that was there when this lane was first armed; None before that."""
+        found = self._words[self.word + _FLOOR]
+        return found - 1 if found else None
+
+    def set_floor(self, number: int) -> None:
+        """Remember where a successor of the watcher must begin if nothing has been put by then."""
+        self._words[self.word + _FLOOR] = number + 1
+
+    def last_put(self) -> Slot | None:
+        """The frame put last, for a successor of the watcher: slots outlive their commit until the lane wraps."""
+        for index in range(self.head - 1, max(-1, self.head - CAPACITY - 1), -1):
+            try:
+                slot = self.slot(index)
+            except TornSlot:
+                continue
+            if not slot.tick:
+                return slot
+        return None
+
     def set_pending(self, count: int) -> None:
         """Publish how many frames wait outside the lane."""
         self._words[self.word + _PENDING] = count
@@ -361,13 +385,13 @@ class Lane:
 
     def _read_record(self, cell: int) -> Record | None:
         at = self.base + _RECORDS_AT + cell * RECORD_BYTES
-        crc, length, tail, *outcomes = _RECORD.unpack_from(self._memory, at)
+        crc, length, tail, judged, invalid, skipped, vanished, ticks = _RECORD.unpack_from(self._memory, at)
         if tail == 0 or length > MAX_STATE_BYTES:
             return None
         body = bytes(self._memory[at + _CRC_BYTES : at + _RECORD.size + length])
         if zlib.crc32(body) != crc:
             return None
-        return Record(tail, *outcomes, body[_RECORD.size - _CRC_BYTES :])
+        return Record(tail, judged, invalid, skipped, vanished, ticks, body[_RECORD.size - _CRC_BYTES :])
 
     # -- the supervisor ------------------------------------------------------------------------------------------
 

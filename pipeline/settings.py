@@ -212,7 +212,7 @@ def _check(settings: Settings, where: Mapping[str, str]) -> None:
         raise wrong("source", f"{len(settings.source)} sources, at most {MAX_SOURCES} are possible")
     names: set[str] = set()
     for at, source in enumerate(settings.source):
-        _check_source(source, names, lambda key, reason, at=at: wrong(f"source[{at}].{key}", reason))  # type: ignore[misc]
+        _check_source(source, names, lambda key, reason, at=at: wrong(f"source[{at}].{key}", reason))
         names.add(source.name)
         if settings.strict and not os.path.isdir(source.dir):
             raise wrong(f"source[{at}].dir", f"{source.dir}: no such directory, and --strict does not wait for it")
@@ -220,7 +220,10 @@ def _check(settings: Settings, where: Mapping[str, str]) -> None:
 
 def _check_source(source: Source, names: set[str], wrong: Any) -> None:
     if not _SOURCE_NAME.fullmatch(source.name):
-        raise wrong("name", f"{source.name!r} must be 1-63 letters, digits, '.', '_' or '-', and begin with a letter or digit")
+        raise wrong(
+            "name",
+            f"{source.name!r} must be 1-63 letters, digits, '.', '_' or '-', and begin with a letter or digit",
+        )
     if source.name in names:
         raise wrong("name", f"{source.name!r} is used twice; every source needs a name of its own")
     if not source.dir or (os.path.lexists(source.dir) and not os.path.isdir(source.dir)):

@@ -14,12 +14,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum, auto
+from typing import Any
 
 import msgspec
 
-from pipeline.model import FrameId
+from pipeline.frames import SIDECAR_SUFFIX
+from pipeline.frames import SUFFIX as FRAME_SUFFIX
+from pipeline.model import FrameId, Judgement
 
-SUFFIX = ".json"
 SCRATCH = ".stillwatch"
 MAX_SIDECAR_BYTES = 1024 * 1024
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
@@ -78,6 +80,33 @@ def encode(sidecar: Sidecar) -> bytes:
     return _encode(sidecar) + b"\n"
 
 
+def build(
+    source: str, stem: str, sequence: int, identity: FrameId, *, time_ns: int | None = None, **fields: Any
+) -> Sidecar:
+    """A frame's sidecar. Its time is the file's own unless `time_ns` (wall clock) says otherwise."""
+    return Sidecar(
+        source=source,
+        filename=stem + FRAME_SUFFIX,
+        sequence=sequence,
+        timestamp=timestamp(identity.mtime_ns if time_ns is None else time_ns),
+        frame_id=identity,
+        **fields,
+    )
+
+
+def verdict_fields(judgement: Judgement) -> dict[str, Any]:
+    """The fields that a judgement fills."""
+    return {
+        "blackscreen": judgement.black.value,
+        "blackscreen_percentage": judgement.black.readings.get("black_pct"),
+        "freeze": judgement.freeze.value,
+        "freeze_diffs": judgement.freeze_diffs,
+        "last_3_filenames": [f"{stem}{FRAME_SUFFIX}" for stem in judgement.predecessors],
+        "last_3_thumbnails": [f"{stem}_thumbnail{FRAME_SUFFIX}" for stem in judgement.predecessors],
+        "readings": {**judgement.black.readings, **judgement.freeze.readings},
+    }
+
+
 def timestamp(time_ns: int) -> str:
     """A wall-clock instant for people: UTC, ISO 8601, microseconds."""
     second, rest_ns = divmod(time_ns, 1_000_000_000)
@@ -98,14 +127,18 @@ class SidecarWriter:
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
-        self._ways: list[Callable[[str, bytes], None]] = [self._unnamed, self._scratch_link, self._scratch_rename]
+        self._ways: list[Callable[[str, bytes], None]] = [
+            self._unnamed,
+            self._scratch_link,
+            self._scratch_rename,
+        ]
 
     def publish(self, stem: str, data: bytes, identity: FrameId) -> Published:
         """Write `data` as `<stem>.json`. Exactly one sidecar stands there afterwards, for this frame.
 
         Raises OSError when the file system refuses: full, read-only, gone.
         """
-        path = f"{self.directory}/{stem}{SUFFIX}"
+        path = f"{self.directory}/{stem}{SIDECAR_SUFFIX}"
         try:
             self._write(path, data)
         except FileExistsError:

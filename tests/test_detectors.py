@@ -20,8 +20,6 @@ from pipeline.detectors import (
     CELLS,
     PICTURE_BYTES,
     BadPicture,
-    BlackThresholds,
-    FreezeThresholds,
     History,
     HistoryEntry,
     Picture,
@@ -31,7 +29,7 @@ from pipeline.detectors import (
     judge_freeze,
     prepare,
 )
-from pipeline.model import UnavailableError, Verdict
+from pipeline.model import BlackThresholds, FreezeThresholds, UnavailableError, Verdict
 
 Scene = Callable[[int], npt.NDArray[np.uint8]]  # the frame at full size with this number
 
@@ -114,9 +112,7 @@ def test_prepare_leaves_one_thread() -> None:
     assert cv2.getNumThreads() == 1
 
 
-@pytest.mark.parametrize(
-    ("major", "minor", "fit"), [(4, 6, False), (4, 10, False), (4, 11, True), (5, 0, True)]
-)
+@pytest.mark.parametrize(("major", "minor", "fit"), [(4, 6, False), (4, 10, False), (4, 11, True), (5, 0, True)])
 def test_prepare_refuses_an_opencv_that_accepts_truncated_frames(
     major: int, minor: int, fit: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,10 +144,7 @@ def pillow(size: tuple[int, int], mode: str = "RGB", orientation: int = 1, **opt
         pytest.param(pillow((1275, 717), progressive=True), (90, 160), id="progressive"),
         pytest.param(pillow((1275, 717), subsampling="4:2:2"), (90, 160), id="4:2:2"),
         pytest.param(pillow((1275, 717), subsampling="4:4:4"), (90, 160), id="4:4:4"),
-        *[
-            pytest.param(pillow((640, 360), orientation=o), (45, 80), id=f"EXIF orientation {o}")
-            for o in range(2, 9)
-        ],
+        *[pytest.param(pillow((640, 360), orientation=o), (45, 80), id=f"EXIF orientation {o}") for o in range(2, 9)],
     ],
 )
 def test_decode_gives_an_eighth_rounded_up_and_as_stored(data: bytes, shape: tuple[int, int]) -> None:
@@ -405,18 +398,12 @@ BASE = picture(base=100)
 @pytest.mark.parametrize(
     ("changed", "where", "alike", "readings"),
     [
-        pytest.param(
-            0, (slice(1), slice(1), 106), True, {"freeze_max_diff": 6.0, "freeze_changed_pct": 0.0}, id="6"
-        ),
-        pytest.param(
-            0, (slice(1), slice(1), 107), False, {"freeze_max_diff": 7.0, "freeze_changed_pct": 0.01}, id="7"
-        ),
+        pytest.param(0, (slice(1), slice(1), 106), True, {"freeze_max_diff": 6.0, "freeze_changed_pct": 0.0}, id="6"),
+        pytest.param(0, (slice(1), slice(1), 107), False, {"freeze_max_diff": 7.0, "freeze_changed_pct": 0.01}, id="7"),
         pytest.param(2, (slice(1), slice(1), 93), False, {"freeze_max_diff": 7.0}, id="darker, newest only"),
         pytest.param(0, (slice(9), slice(128), 101), True, {"freeze_drift": 0.08}, id="1152 / 14400"),
         pytest.param(0, (slice(9), slice(129), 101), False, {"freeze_drift": 0.081}, id="1161 / 14400"),
-        pytest.param(
-            2, (slice(9), slice(129), 101), True, {"freeze_drift": -0.081}, id="noise on the newest"
-        ),
+        pytest.param(2, (slice(9), slice(129), 101), True, {"freeze_drift": -0.081}, id="noise on the newest"),
     ],
 )
 def test_freeze_on_both_sides_of_each_threshold(
@@ -517,9 +504,7 @@ def fill(cells: list[memoryview], count: int = 3) -> tuple[HistoryEntry, ...]:
         pytest.param(2, {"height": 10**6}, [], id="larger than its cell"),
     ],
 )
-def test_a_restored_history_believes_only_what_fits(
-    index: int, change: dict[str, int], names: list[str]
-) -> None:
+def test_a_restored_history_believes_only_what_fits(index: int, change: dict[str, int], names: list[str]) -> None:
     cells = [memoryview(bytearray(PICTURE_BYTES)) for _ in range(CELLS)]
     entries = list(fill(cells))
     fields = {name: getattr(entries[index], name) for name in HistoryEntry.__struct_fields__}

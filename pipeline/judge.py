@@ -1,0 +1,102 @@
+"""Judges the frames of one source in their order: the meeting of pixels (`detectors`) and sequence.
+
+Owns what must be remembered from frame to frame. All of it goes into the lane's commit record (`state`), so that a
+killed worker's successor judges the next frame exactly as the dead one would have.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from enum import Enum, auto
+
+import msgspec
+
+from pipeline import detectors
+from pipeline.model import FrameId, InvalidFrame, Judgement, Verdict
+from pipeline.settings import Source
+
+_UNKNOWN = Verdict(None, {})
+
+
+class Order(Enum):
+    """Where a frame stands in its source's sequence."""
+
+    NEXT = auto()
+    RESTART = auto()  # the numbers began anew: what was remembered is another recording's
+    LATE = auto()  # older than the one before it: judged by itself, remembered by nobody
+
+
+class JudgeState(msgspec.Struct, array_like=True):
+    """What the commit record keeps of a judge."""
+
+    number: int = -1  # of the newest frame seen
+    mtime_ns: int = 0  # its file time
+    numbering_restarts: int = 0
+    gaps: int = 0  # numbers that never came
+    black_frames: int = 0
+    freeze_frames: int = 0
+    unknown_frames: int = 0  # published but not judged: skipped, invalid or late
+    history: tuple[detectors.HistoryEntry, ...] = ()
+
+
+class Judge:
+    """One source's judge. It must see every frame in order: `observe`, then `judge` for those that are looked at."""
+
+    def __init__(self, source: Source, cells: Sequence[memoryview], state: bytes = b"") -> None:
+        self._source = source
+        self.state = msgspec.msgpack.decode(state, type=JudgeState) if state else JudgeState()
+        self._history = detectors.History(cells, self.state.history)
+        self._encode = msgspec.msgpack.Encoder().encode
+
+    def observe(self, number: int, identity: FrameId) -> Order:
+        """Place a frame in the sequence: count gaps, notice a numbering restart (lower number, newer file)."""
+        state = self.state
+        if number > state.number:
+            if state.number >= 0:
+                state.gaps += number - state.number - 1
+            order = Order.NEXT
+        elif identity.mtime_ns > state.mtime_ns:
+            state.numbering_restarts += 1
+            self._history.clear()
+            order = Order.RESTART
+        else:
+            return Order.LATE
+        state.number, state.mtime_ns = number, identity.mtime_ns
+        return order
+
+    def judge(self, data: bytes, stem: str, order: Order) -> Judgement:
+        """All verdicts on the frame `data`, called `stem`. Raises InvalidFrame when it cannot be decoded."""
+        begun = time.perf_counter()
+        try:
+            picture = detectors.decode(data)
+        except detectors.BadPicture as error:
+            raise InvalidFrame(str(error)) from error
+        decode_s = time.perf_counter() - begun
+        black = detectors.judge_black(picture, self._source.black)
+        black = detectors.confirm_black(black, data, self._source.black)
+        freeze, diffs, names = self._judge_sequence(picture, stem, order)
+        self.state.black_frames += black.value is True
+        self.state.freeze_frames += freeze.value is True
+        return Judgement(black, freeze, diffs, names, decode_s)
+
+    def _judge_sequence(
+        self, picture: detectors.Picture, stem: str, order: Order
+    ) -> tuple[Verdict, list[float], list[str]]:
+        if order is Order.LATE:
+            return _UNKNOWN, [], []
+        if not self._history.matches(picture):
+            self._history.clear()
+        names = self._history.names()
+        freeze, diffs = detectors.judge_freeze(picture, self._history, self._source.freeze)
+        self._history.push(picture, stem)
+        return freeze, diffs, names
+
+    def pass_over(self) -> None:
+        """A frame was published and not judged; nothing is known of it."""
+        self.state.unknown_frames += 1
+
+    def encoded_state(self) -> bytes:
+        """What the commit record must keep."""
+        self.state.history = self._history.entries
+        return self._encode(self.state)

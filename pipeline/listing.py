@@ -1,0 +1,132 @@
+"""What a source's directory holds, and which of it the watcher has missed. Names only, wherever names are enough.
+
+Used when events may have been lost (start, overflow, new directory, successor of a killed watcher), never while they
+flow. Frames that a full lane refused wait here as well.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+
+from pipeline.frames import SIDECAR_SUFFIX, SUFFIX, FrameNames
+
+Frame = tuple[int, int]
+"""Number and digit count: together the exact name."""
+
+MAX_RANGES = 100_000
+
+
+class Pending:
+    """Frames that a full lane refused, oldest first, as ranges of numbers: a burst of 20,000 is one range."""
+
+    def __init__(self) -> None:
+        self._ranges: deque[list[int]] = deque()  # first number, last number, digits
+        self.count = 0
+
+    def append(self, frame: Frame) -> bool:
+        """Add the newest frame; False when even the ranges have become too many."""
+        number, width = frame
+        if self._ranges and self._ranges[-1][1:] == [number - 1, width]:
+            self._ranges[-1][1] = number
+        elif len(self._ranges) < MAX_RANGES:
+            self._ranges.append([number, number, width])
+        else:
+            return False
+        self.count += 1
+        return True
+
+    def first(self) -> Frame:
+        return self._ranges[0][0], self._ranges[0][2]
+
+    def drop_first(self) -> None:
+        self.count -= 1
+        oldest = self._ranges[0]
+        oldest[0] += 1
+        if oldest[0] > oldest[1]:
+            self._ranges.popleft()
+
+    def __contains__(self, frame: Frame) -> bool:
+        return any(first <= frame[0] <= last and width == frame[1] for first, last, width in self._ranges)
+
+
+class Directory:
+    """A source's directory: names to paths, and modification times for the few frames that need them."""
+
+    def __init__(self, path: str, names: FrameNames) -> None:
+        self.path = path
+        self.names = names
+
+    def mtime_ns(self, frame: Frame, suffix: str = SUFFIX) -> int | None:
+        """Modification time of a frame (or of what stands beside it), None when it is not there."""
+        try:
+            return os.stat(f"{self.path}/{self.names.stem(*frame)}{suffix}").st_mtime_ns
+        except OSError:
+            return None
+
+    def next_frames(self, last: Frame, window: int) -> list[Frame]:
+        """Of the next `window` numbers after `last`, those that are there. O(window), whatever the directory holds."""
+        number, width = last
+        following = [(n, max(width, len(str(n)))) for n in range(number + 1, number + 1 + window)]
+        return [frame for frame in following if self.mtime_ns(frame) is not None]
+
+
+class Listing:
+    """One names-only listing: the frames, ascending, and which names have a sidecar. No file is touched."""
+
+    def __init__(self, directory: Directory) -> None:
+        self.directory = directory
+        self.frames: list[Frame] = []
+        self.judged: set[Frame] = set()
+        parse, cut = directory.names.parse, -len(SIDECAR_SUFFIX)
+        with os.scandir(directory.path) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.endswith(SIDECAR_SUFFIX):
+                    if frame := parse(name[:cut] + SUFFIX):
+                        self.judged.add(frame)
+                elif frame := parse(name):
+                    self.frames.append(frame)
+        self.frames.sort()
+
+    def newest(self) -> Frame | None:
+        return self.frames[-1] if self.frames else None
+
+    def unjudged(self) -> list[Frame]:
+        """The frames without a sidecar, ascending."""
+        return [frame for frame in self.frames if frame not in self.judged]
+
+    def missed_after(self, last: Frame) -> list[Frame]:
+        """The frames that came after `last` without being seen, in the order in which they came.
+
+        Names repeat after a numbering restart, so the few candidates are asked for their time: nothing older than
+        `last` is new. A frame that overwrote an older one still has that one's sidecar; such frames follow `last`
+        without a break, or, after an unseen restart, begin at the lowest number.
+        """
+        since = self.directory.mtime_ns(last)
+        newer = [frame for frame in self.frames if frame[0] > last[0]]
+        overwritten = self._leading(newer, self._is_stale)
+        found = set(overwritten)
+        found.update(f for f in newer if f not in self.judged and self._came_after(f, since, equal=True))
+        restarted: list[Frame] = []
+        if since is not None:
+            lower = [frame for frame in self.frames if frame[0] <= last[0]]
+            restarted = self._leading(lower, lambda frame: self._came_after(frame, since))
+        return [*sorted(found), *restarted]
+
+    def _leading(self, frames: list[Frame], holds: Callable[[Frame], bool]) -> list[Frame]:
+        """The frames up to the first for which `holds` is false."""
+        for count, frame in enumerate(frames):
+            if not holds(frame):
+                return frames[:count]
+        return frames
+
+    def _came_after(self, frame: Frame, since: int | None, *, equal: bool = False) -> bool:
+        mtime = self.directory.mtime_ns(frame)
+        return since is None or (mtime is not None and (mtime > since or (equal and mtime == since)))
+
+    def _is_stale(self, frame: Frame) -> bool:
+        """Whether a frame overwrote the one that its sidecar speaks of."""
+        mtime, judged = self.directory.mtime_ns(frame), self.directory.mtime_ns(frame, SIDECAR_SUFFIX)
+        return frame in self.judged and mtime is not None and judged is not None and mtime > judged

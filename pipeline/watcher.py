@@ -1,0 +1,410 @@
+"""The watcher: one light process that sees renames through inotify and puts frames into the ring.
+
+It decodes nothing, writes no file, and knows no network. Per source:
+
+    NEW --+--> WATCHING  inotify tells of every rename         <--+  the directory is removed, moved, unmounted,
+          +--> POLLING   next numbers are probed instead       <--+  mounted over: MISSING until one is there again
+          +--> MISSING   looked for every CHECK_S              ---'
+
+Arming is always: watch first, then one names-only listing, then forget the events which that listing has already
+answered. The same listing reconciles whenever events may have been lost: an overflow, another directory under the old
+path, a successor of a killed watcher. No directory is listed while events flow.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import time
+
+from inotify_simple import INotify, flags
+
+from pipeline.board import Board
+from pipeline.child import HEARTBEAT_S, Child, event, log
+from pipeline.frames import FrameNames
+from pipeline.listing import Directory, Frame, Listing, Pending
+from pipeline.model import ConfigError, SourceState, describe
+from pipeline.mounts import file_system_type, is_blind
+from pipeline.ring import CAPACITY, Doorbell, Lane, Ring, TornSlot
+from pipeline.settings import Settings, Source
+
+CHECK_S = 2.5
+"""Between two looks at a directory's identity: nothing else tells of a mount over it. Re-armed within 5 s."""
+
+POLL_S = 0.1  # between two probes of a polled source
+PROBE_WINDOW = 8  # numbers probed in one tick: a gap this long is stepped over without a listing
+QUIET_S = 2.0  # a polled source without a hit for this long is listed, if its directory has changed
+QUIET_CAP_S = 60.0  # the wait doubles up to this while listings find nothing
+CATCH_UP_S = 0.02  # between two tries while a lane is full
+
+_MASK = flags.MOVED_TO | flags.DELETE_SELF | flags.MOVE_SELF | flags.ONLYDIR
+_MOVED_TO, _OVERFLOW = int(flags.MOVED_TO), int(flags.Q_OVERFLOW)
+_LOST = int(flags.DELETE_SELF | flags.MOVE_SELF | flags.IGNORED | flags.UNMOUNT)
+_SYSCTL = {errno.ENOSPC: "fs.inotify.max_user_watches", errno.EMFILE: "fs.inotify.max_user_instances"}
+_NOTHING_YET: Frame = (-1, 0)
+_NS = 1_000_000_000
+
+
+class Watched:
+    """One source as the watcher sees it."""
+
+    def __init__(self, source: Source, lane: Lane, board: Board) -> None:
+        self.source = source
+        self.lane = lane
+        self.row = board.memory.sources[lane.index]
+        self.directory = Directory(source.dir, FrameNames(source.prefix))
+        self.pending = Pending()
+        self.wd: int | None = None
+        self.inode: tuple[int, int] | None = None  # the directory armed last
+        self.listed: set[Frame] = set()  # queued from the last listing; their events may still come
+        self.last = self._last_frame()
+        self.mtime_ns = 0  # of the directory, when last looked at
+        self.events = 0  # renames seen when last looked at
+        self.quiet_ns = int(QUIET_S * _NS)
+        self.hit_ns = 0  # polling: the last find
+
+    def _last_frame(self) -> Frame:
+        """The newest frame that a predecessor accepted."""
+        if slot := self.lane.last_put():
+            return slot.number, slot.width
+        return (self.lane.floor, 0) if self.lane.floor is not None else _NOTHING_YET
+
+    @property
+    def state(self) -> SourceState:
+        return SourceState(self.row.state)
+
+    @property
+    def armed(self) -> bool:
+        return self.row.state in (SourceState.WATCHING, SourceState.POLLING)
+
+
+class Watcher:
+    """All sources of one service. `step(now_ns)` is one turn of the loop."""
+
+    def __init__(self, settings: Settings, ring: Ring, board: Board, doorbells: list[Doorbell]) -> None:
+        self._settings = settings
+        self._doorbells = doorbells
+        self._rung: set[int] = set(range(len(doorbells)))  # a predecessor may have died before it rang
+        self._debug = log.isEnabledFor(logging.DEBUG)
+        self._by_wd: dict[int, Watched] = {}
+        self._reconciled: list[Watched] = []
+        self._check_due_ns = 0
+        self.sources = [Watched(source, ring.lanes[n], board) for n, source in enumerate(settings.source)]
+        self.inotify = self._open_inotify()
+
+    # -- the loop -----------------------------------------------------------------------------------------------
+
+    def step(self, now_ns: int) -> None:
+        """Take the events, look at the directories when that is due, put what waits, ring once per worker."""
+        self._take_events(now_ns)
+        if now_ns >= self._check_due_ns:
+            self._check_due_ns = now_ns + int(CHECK_S * _NS)
+            for watched in self.sources:
+                self._check(watched, now_ns)
+            self._take_events(now_ns)
+        for watched in self.sources:
+            if watched.row.state == SourceState.POLLING:
+                self._probe(watched, now_ns)
+            if watched.pending.count:
+                self._put_pending(watched, now_ns)
+        for worker in self._rung:
+            self._doorbells[worker].ring()
+        self._rung.clear()
+
+    def timeout_s(self, now_ns: int) -> float:
+        """How long the loop may sleep when nothing happens."""
+        if any(watched.pending.count for watched in self.sources):
+            return CATCH_UP_S
+        if any(watched.row.state == SourceState.POLLING for watched in self.sources):
+            return POLL_S
+        return min(HEARTBEAT_S, max(0, self._check_due_ns - now_ns) / _NS)
+
+    def close(self) -> None:
+        """Remove all watches."""
+        for watched in self.sources:
+            self._unwatch(watched)
+        if self.inotify:
+            self.inotify.close()
+
+    # -- events -------------------------------------------------------------------------------------------------
+
+    def _take_events(self, now_ns: int) -> None:
+        """Handle all events that are there. The read after a listing brings those that the listing has answered."""
+        while self.inotify:
+            answered, self._reconciled = self._reconciled, []
+            for wd, mask, _cookie, name in self.inotify.read(timeout=0):
+                if mask & _MOVED_TO:
+                    if watched := self._by_wd.get(wd):
+                        self._on_rename(watched, name, now_ns)
+                elif mask & _OVERFLOW:
+                    self._on_overflow(now_ns)
+                elif mask & _LOST and (watched := self._by_wd.get(wd)):
+                    self._on_lost(watched, mask, now_ns)
+            for watched in answered:
+                if watched not in self._reconciled:
+                    watched.listed.clear()
+            if not self._reconciled:
+                return
+
+    def _on_rename(self, watched: Watched, name: str, now_ns: int) -> None:
+        names = watched.directory.names
+        frame = names.parse(name)
+        if frame is None:
+            watched.row.refused_names += names.is_refused(name)
+            return
+        watched.row.events += 1
+        if self._debug:
+            log.debug("inotify event: %s", name)
+        if frame in watched.listed:
+            watched.listed.discard(frame)
+        else:
+            self._accept(watched, frame, now_ns)
+
+    def _on_overflow(self, now_ns: int) -> None:
+        """The kernel dropped the newest events, of whatever watch: list every watched directory once."""
+        log.warning(event("inotify queue overflowed, reconciling", sysctl="fs.inotify.max_queued_events"))
+        for watched in list(self._by_wd.values()):
+            watched.row.overflows += 1
+            try:
+                self._queue_missed(watched, now_ns)
+            except OSError as error:
+                self._lose(watched, error)
+
+    def _on_lost(self, watched: Watched, mask: int, now_ns: int) -> None:
+        """The directory was removed, moved or unmounted; its path may already lead to another."""
+        why = "+".join(flag.name.lower() for flag in flags.from_mask(mask))
+        log.warning(event("watch lost", source=watched.source.name, why=why))
+        self._unwatch(watched)
+        self._arm(watched, now_ns)
+
+    # -- frames -------------------------------------------------------------------------------------------------
+
+    def _accept(self, watched: Watched, frame: Frame, now_ns: int) -> None:
+        """Put a frame into its lane; while the lane is full it waits, and those that come later wait behind it."""
+        watched.last = frame
+        if not watched.pending.count and watched.lane.put(*frame, now_ns):
+            self._ring_for(watched, now_ns)
+            return
+        if not watched.pending.count:
+            log.warning(event("lane full, frames wait", source=watched.source.name, backlog=watched.lane.backlog))
+        if not watched.pending.append(frame):
+            watched.row.left_behind += 1
+        watched.lane.set_pending(watched.pending.count)
+
+    def _put_pending(self, watched: Watched, now_ns: int) -> None:
+        """Move waiting frames into the lane, as many as it takes."""
+        pending, lane = watched.pending, watched.lane
+        while pending.count and lane.has_room:
+            lane.put(*pending.first(), now_ns)
+            pending.drop_first()
+            lane.set_pending(pending.count)
+            self._ring_for(watched, now_ns)
+        if not pending.count:
+            log.info(event("lane caught up", source=watched.source.name))
+
+    def _ring_for(self, watched: Watched, now_ns: int) -> None:
+        watched.row.last_put_ns = now_ns
+        holder = watched.lane.holder
+        if holder is not None:
+            self._rung.add(holder)
+
+    # -- arming -------------------------------------------------------------------------------------------------
+
+    def _open_inotify(self) -> INotify | None:
+        if self._settings.poll:
+            return None
+        try:
+            return INotify(nonblocking=True)
+        except OSError as error:
+            sysctl = _SYSCTL.get(error.errno or 0, "none")
+            log.warning(event("inotify refused, polling all sources", cause=describe(error), raise_sysctl=sysctl))
+            return None
+
+    def _check(self, watched: Watched, now_ns: int) -> None:
+        """Compare the directory behind the path with the one that was armed."""
+        try:
+            status = os.stat(watched.source.dir)
+        except OSError as error:
+            self._lose(watched, error)
+            return
+        if not watched.armed or watched.inode != (status.st_dev, status.st_ino):
+            self._unwatch(watched)
+            self._arm(watched, now_ns)
+        elif watched.wd is not None and status.st_mtime_ns != watched.mtime_ns:
+            watched.mtime_ns = status.st_mtime_ns
+            if watched.events == watched.row.events:
+                self._suspect_blindness(watched, now_ns)
+        watched.events = watched.row.events
+
+    def _arm(self, watched: Watched, now_ns: int) -> None:
+        """Watch (or poll) the directory that the path leads to now, then queue what is in it already."""
+        try:
+            status = os.stat(watched.source.dir)
+            inode = (status.st_dev, status.st_ino)
+            if self._conflicts(watched, inode):
+                return
+            state = self._watch(watched)
+            again = os.stat(watched.source.dir)
+            if (again.st_dev, again.st_ino) != inode:  # replaced meanwhile: the next check arms it
+                self._unwatch(watched)
+                return
+            was, same_as_before = watched.state, watched.inode in (None, inode)
+            watched.inode, watched.mtime_ns = inode, status.st_mtime_ns
+            if was is SourceState.NEW:
+                self._queue_first(watched, now_ns)
+            elif same_as_before and was in (SourceState.WATCHING, SourceState.POLLING):
+                self._queue_missed(watched, now_ns)
+            else:
+                self._queue_fresh(watched, now_ns)
+        except OSError as error:
+            self._lose(watched, error)
+            return
+        watched.row.rearmed += was is not SourceState.NEW
+        watched.row.state = state
+        log.info(event("armed", source=watched.source.name, by=state.name.lower(), queued=len(watched.listed)))
+
+    def _watch(self, watched: Watched) -> SourceState:
+        """Set the inotify watch, or say why this source is polled."""
+        if not self.inotify or watched.source.poll:
+            return SourceState.POLLING
+        name, kind = watched.source.name, file_system_type(watched.source.dir)
+        if is_blind(kind):
+            log.warning(event("inotify cannot see this file system, polling", source=name, type=kind))
+            return SourceState.POLLING
+        try:
+            watched.wd = self.inotify.add_watch(watched.source.dir, _MASK)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                raise
+            sysctl = _SYSCTL.get(error.errno or 0, "none")
+            log.warning(event("watch refused, polling", source=name, cause=describe(error), raise_sysctl=sysctl))
+            return SourceState.POLLING
+        self._by_wd[watched.wd] = watched
+        return SourceState.WATCHING
+
+    def _unwatch(self, watched: Watched) -> None:
+        if watched.wd is None or not self.inotify:
+            return
+        del self._by_wd[watched.wd]
+        try:
+            self.inotify.rm_watch(watched.wd)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # EINVAL: the kernel has removed it already
+                raise
+        watched.wd = None
+
+    def _lose(self, watched: Watched, error: OSError) -> None:
+        """The directory is not there: said once, looked for at every check."""
+        self._unwatch(watched)
+        if watched.state is not SourceState.MISSING:
+            watched.row.state = SourceState.MISSING
+            where = {"source": watched.source.name, "dir": watched.source.dir}
+            log.warning(event("directory missing, waiting for it", **where, cause=describe(error)))
+
+    def _conflicts(self, watched: Watched, inode: tuple[int, int]) -> bool:
+        """Whether another source has this very directory: its events would replace ours (one watch per inode)."""
+        other = next((o for o in self.sources if o is not watched and o.armed and o.inode == inode), None)
+        if other is None:
+            return False
+        text = f"{other.source.name} and {watched.source.name} are one directory, {watched.source.dir}"
+        if watched.state is SourceState.NEW:
+            raise ConfigError(f"source: {text}; give each source its own")
+        if watched.state is not SourceState.CONFLICT:
+            watched.row.state = SourceState.CONFLICT
+            log.error(event("source refused", cause=text, mend="give each source its own"))
+        return True
+
+    # -- what is there already -----------------------------------------------------------------------------------
+
+    def _list(self, watched: Watched) -> Listing:
+        watched.row.scans += 1
+        watched.hit_ns = time.monotonic_ns()
+        return Listing(watched.directory)
+
+    def _queue_first(self, watched: Watched, now_ns: int) -> None:
+        """The start of the program: the newest frames without a sidecar, `startup_frames` at most."""
+        listing = self._list(watched)
+        newest = listing.newest() or _NOTHING_YET
+        watched.lane.set_floor(newest[0])
+        self._queue(watched, listing.unjudged(), self._settings.startup_frames, now_ns)
+        watched.last = newest
+
+    def _queue_fresh(self, watched: Watched, now_ns: int) -> None:
+        """A directory that was not there before: all it holds without a sidecar, as much as a lane takes."""
+        listing = self._list(watched)
+        self._queue(watched, listing.unjudged(), CAPACITY, now_ns)
+        watched.last = listing.newest() or _NOTHING_YET
+
+    def _queue_missed(self, watched: Watched, now_ns: int) -> int:
+        """The same directory as before: what came after the last frame accepted. Returns how many."""
+        missed = self._list(watched).missed_after(watched.last)
+        return self._queue(watched, missed, len(missed), now_ns)
+
+    def _queue(self, watched: Watched, frames: list[Frame], at_most: int, now_ns: int) -> int:
+        queued = self._frames_in_lane(watched)
+        found = [f for f in frames if f not in queued and f not in watched.pending]
+        chosen = found[-at_most:] if at_most else []
+        watched.row.left_behind += len(found) - len(chosen)
+        for frame in chosen:
+            self._accept(watched, frame, now_ns)
+        watched.listed = set(chosen)
+        self._reconciled.append(watched)
+        return len(chosen)
+
+    def _frames_in_lane(self, watched: Watched) -> set[Frame]:
+        """What was put and not yet committed. A damaged slot is no frame's."""
+        try:
+            return {(slot.number, slot.width) for slot in watched.lane.ready()}
+        except TornSlot:
+            return set()
+
+    # -- polling ------------------------------------------------------------------------------------------------
+
+    def _probe(self, watched: Watched, now_ns: int) -> None:
+        """One tick of a polled source: look for the next numbers; list only if it was quiet and yet changed."""
+        found = watched.directory.next_frames(watched.last, PROBE_WINDOW) if watched.last[0] >= 0 else []
+        for frame in found:
+            self._accept(watched, frame, now_ns)
+        if found:
+            watched.hit_ns, watched.quiet_ns = now_ns, int(QUIET_S * _NS)
+            return
+        if watched.last[0] >= 0 and now_ns - watched.hit_ns < watched.quiet_ns:
+            return
+        try:
+            mtime_ns = os.stat(watched.source.dir).st_mtime_ns
+            if mtime_ns == watched.mtime_ns:
+                return
+            watched.mtime_ns = mtime_ns
+            missed = self._queue_missed(watched, now_ns)
+        except OSError as error:
+            self._lose(watched, error)
+            return
+        watched.quiet_ns = int(QUIET_S * _NS) if missed else min(2 * watched.quiet_ns, int(QUIET_CAP_S * _NS))
+
+    def _suspect_blindness(self, watched: Watched, now_ns: int) -> None:
+        """The directory changed and inotify was silent. If new frames are there, this file system hides its renames."""
+        there = watched.directory.next_frames(watched.last, PROBE_WINDOW)
+        self._take_events(now_ns)  # the events of all that is there have come by now, if they come at all
+        if not any(frame[0] > watched.last[0] for frame in there):
+            return
+        log.warning(event("frames came without inotify events, polling", source=watched.source.name))
+        self._unwatch(watched)
+        watched.row.state = SourceState.POLLING
+
+
+def run(child: Child) -> int:
+    """The watcher's life: arm, beat (which says ready), then sleep until something happens."""
+    watcher = Watcher(child.settings, child.ring, child.board, child.doorbells)
+    watcher.step(time.monotonic_ns())
+    log.info("Starting inotify event loop (zero CPU when idle)...")
+    if watcher.inotify:
+        child.signals.poll.register(watcher.inotify.fileno(), select.POLLIN)
+    while not child.stopping:
+        now_ns = time.monotonic_ns()
+        child.beat(now_ns)
+        child.signals.wait(watcher.timeout_s(now_ns))
+        watcher.step(time.monotonic_ns())
+    watcher.close()
+    return 0

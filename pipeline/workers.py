@@ -1,0 +1,297 @@
+"""The workers: each judges the frames of the lanes granted to it and writes their sidecars.
+
+A worker reads frames and writes only beside them (no fsync, no network, no SD card). One turn serves every lane once,
+so a fast source never starves a slow one. For each slot: read, judge, publish the sidecar, commit. Under overload a
+lane sheds: it judges every k-th frame and gives the others a sidecar that says `skipped`, never less than one verdict
+a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import time
+from typing import Any
+
+from pipeline import detectors, sidecar
+from pipeline.board import SourceRow
+from pipeline.child import HEARTBEAT_S, Child, event, log
+from pipeline.frames import SUFFIX, FrameNames, identity_of, read_frame
+from pipeline.judge import Judge
+from pipeline.model import FrameId, InvalidFrame, Judgement, Outcome, describe
+from pipeline.ring import Lane, Slot, TornSlot
+from pipeline.settings import Settings, Source
+from pipeline.sidecar import Published, Sidecar, SidecarWriter
+
+MAX_STRIDE = 64
+VERDICT_EVERY_NS = 1_000_000_000  # the floor under overload
+DRAIN_S = 2.0  # to finish what is ready when asked to stop
+LOG_EVERY_NS = 30_000_000_000  # the same trouble of one source is logged this often
+_GONE = (errno.ENOENT, errno.ENOTDIR)
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN, errno.EINTR)
+_READ_TRIES = 3
+_READ_PAUSE_S = 0.02
+_NS = 1_000_000_000
+
+
+class Shedding:
+    """Decides which frames a lane that has fallen behind still judges."""
+
+    def __init__(self, lag_limit_s: float) -> None:
+        self._limit_ns = int(lag_limit_s * _NS)
+        self._stride = 1
+        self._last_verdict_ns = 0
+
+    def sheds(self, slot: Slot, now_ns: int) -> bool:
+        """Whether to pass over this frame: lag above the limit starts it, half the limit ends it."""
+        lag_ns = now_ns - slot.put_ns
+        if lag_ns > self._limit_ns and self._stride == 1:
+            self._stride = 2
+        elif lag_ns < self._limit_ns // 2:
+            self._stride = 1
+        due = slot.index % self._stride == 0 and self._stride < MAX_STRIDE
+        if self._stride == 1 or due or now_ns - self._last_verdict_ns >= VERDICT_EVERY_NS:
+            if lag_ns > self._limit_ns:
+                self._stride = min(2 * self._stride, MAX_STRIDE)
+            self._last_verdict_ns = now_ns
+            return False
+        return True
+
+
+class ServedLane:
+    """One source as its worker serves it: lane, judge, sidecars."""
+
+    def __init__(self, source: Source, lane: Lane, row: SourceRow, settings: Settings) -> None:
+        self.source = source
+        self.lane = lane
+        self.row = row
+        record = lane.adopt()
+        self.judge = Judge(source, lane.picture_cells(), record.state)
+        self._names = FrameNames(source.prefix)
+        self._writer = SidecarWriter(source.dir)
+        self._shedding = Shedding(settings.overload_lag_s)
+        self._logged_ns: dict[str, int] = {}
+
+    def serve(self, slot: Slot) -> None:
+        """Carry one slot to its end: sidecar first, then the commit that acknowledges it."""
+        outcome = self._handle(slot)
+        if outcome is not Outcome.JUDGED:
+            self.judge.pass_over()
+        self.lane.complete(outcome, self.judge.encoded_state())
+        self._show(slot)
+
+    def give_up_torn(self) -> None:
+        """The slot that is due is damaged in memory: nobody knows which frame it was."""
+        self._say(logging.ERROR, "slot torn, frame unknown", index=self.lane.record.tail)
+        self.row.torn_slots += 1
+        self.lane.complete(Outcome.SKIPPED, self.judge.encoded_state())
+
+    # -- one frame ----------------------------------------------------------------------------------------------
+
+    def _handle(self, slot: Slot) -> Outcome:
+        stem = self._names.stem(slot.number, slot.width)
+        path = f"{self.source.dir}/{stem}{SUFFIX}"
+        begun_ns = time.monotonic_ns()
+        try:
+            if self.lane.is_buried(slot.index):
+                self.row.buried += 1
+                raise InvalidFrame("poison: workers died on this frame", identity_of(os.lstat(path)))
+            if self._shedding.sheds(slot, begun_ns):
+                self.row.shed += 1
+                return self._skip(slot, stem, identity_of(os.stat(path)), "overload")
+            data, identity = self._read(path)
+        except InvalidFrame as error:
+            return self._reject(slot, stem, error)
+        except OSError as error:
+            return self._not_read(slot, stem, path, error)
+        return self._judge(slot, stem, data, identity, begun_ns)
+
+    def _read(self, path: str) -> tuple[bytes, FrameId]:
+        """Read a frame; what may pass (too many open files, I/O) is tried again a few times."""
+        for _ in range(_READ_TRIES - 1):
+            try:
+                return read_frame(path)
+            except OSError as error:
+                if error.errno not in _PASSING:
+                    raise
+                time.sleep(_READ_PAUSE_S)
+        return read_frame(path)
+
+    def _judge(self, slot: Slot, stem: str, data: bytes, identity: FrameId, begun_ns: int) -> Outcome:
+        order = self.judge.observe(slot.number, identity)
+        try:
+            judgement = self.judge.judge(data, stem, order)
+        except InvalidFrame as error:
+            return self._publish_invalid(slot, stem, identity, str(error))
+        except Exception as error:  # noqa: BLE001 - round one frame
+            log.exception(event("frame not judged, a fault of ours", source=self.source.name, frame=stem))
+            return self._publish_invalid(slot, stem, identity, f"internal: {type(error).__name__}")
+        self._publish(stem, identity, self._judged(slot, stem, identity, judgement, begun_ns))
+        return Outcome.JUDGED
+
+    def _not_read(self, slot: Slot, stem: str, path: str, error: OSError) -> Outcome:
+        """The frame has gone, or the system refused; the second says nothing about the frame."""
+        if error.errno in _GONE:
+            return Outcome.VANISHED
+        self.row.unreadable += 1
+        self._say(logging.WARNING, "frame unreadable", frame=stem, cause=describe(error))
+        try:
+            identity = identity_of(os.stat(path))
+        except OSError:
+            return Outcome.VANISHED if error.errno in _GONE else Outcome.SKIPPED
+        return self._skip(slot, stem, identity, f"unreadable: {describe(error)}")
+
+    def _skip(self, slot: Slot, stem: str, identity: FrameId, reason: str) -> Outcome:
+        self.judge.observe(slot.number, identity)
+        self._publish(stem, identity, self._sidecar(slot, stem, identity, analyzed=False, skipped=reason))
+        return Outcome.SKIPPED
+
+    def _reject(self, slot: Slot, stem: str, error: InvalidFrame) -> Outcome:
+        """A file that cannot be a frame; without an identity it has gone meanwhile."""
+        if error.identity is None:
+            return Outcome.VANISHED
+        self.judge.observe(slot.number, error.identity)
+        return self._publish_invalid(slot, stem, error.identity, str(error))
+
+    def _publish_invalid(self, slot: Slot, stem: str, identity: FrameId, reason: str) -> Outcome:
+        self._say(logging.WARNING, "frame invalid", frame=stem, cause=reason)
+        self._publish(stem, identity, self._sidecar(slot, stem, identity, error=reason))
+        return Outcome.INVALID
+
+    # -- sidecars -----------------------------------------------------------------------------------------------
+
+    def _sidecar(self, slot: Slot, stem: str, identity: FrameId, **fields: Any) -> Sidecar:
+        return sidecar.build(self.source.name, stem, slot.number, identity, **fields)
+
+    def _judged(self, slot: Slot, stem: str, identity: FrameId, judgement: Judgement, begun_ns: int) -> Sidecar:
+        fields = sidecar.verdict_fields(judgement)
+        done_ns = time.monotonic_ns()
+        fields["performance_ms"] = {
+            "queued": round((begun_ns - slot.put_ns) / 1e6, 3),
+            "decode": round(judgement.decode_s * 1e3, 3),
+            "total": round((done_ns - begun_ns) / 1e6, 3),
+        }
+        return self._sidecar(slot, stem, identity, **fields)
+
+    def _publish(self, stem: str, identity: FrameId, content: Sidecar) -> None:
+        """Publish a sidecar; a file system that refuses costs the sidecar, never the verdict."""
+        try:
+            published = self._writer.publish(stem, sidecar.encode(content), identity)
+        except OSError as error:
+            self.row.sidecar_failures += 1
+            self._say(logging.ERROR, "sidecar not written", frame=stem, cause=describe(error))
+            return
+        self.row.duplicates += published is Published.DUPLICATE
+        self.row.stale_sidecars += published is Published.REPLACED
+
+    # -- showing ------------------------------------------------------------------------------------------------
+
+    def _show(self, slot: Slot) -> None:
+        """Show on the board what `status` and the self-report want to know."""
+        row, state = self.row, self.judge.state
+        now_ns = time.monotonic_ns()
+        row.last_number, row.last_done_ns, row.lag_ns = max(0, state.number), now_ns, now_ns - slot.put_ns
+        row.max_lag_ns = max(row.max_lag_ns, row.lag_ns)
+        row.black_frames, row.freeze_frames = state.black_frames, state.freeze_frames
+        row.unknown_frames = state.unknown_frames
+        row.gaps, row.numbering_restarts = state.gaps, state.numbering_restarts
+
+    def _say(self, level: int, name: str, **values: object) -> None:
+        """Log a trouble of this source, the same one at most every LOG_EVERY_NS; the counters tell the rest."""
+        now_ns = time.monotonic_ns()
+        if now_ns >= self._logged_ns.get(name, 0):
+            self._logged_ns[name] = now_ns + LOG_EVERY_NS
+            log.log(level, event(name, source=self.source.name, **values))
+
+
+class Worker:
+    """All lanes granted to one worker. `step()` is one turn."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._index = child.spec.index
+        self._grants = -1
+        self._served: dict[int, ServedLane] = {}
+
+    def step(self) -> bool:
+        """Serve one slot of every lane that has one; False when there was nothing to do."""
+        if self._child.ring.grants != self._grants:
+            self._take_and_release()
+        worked = False
+        for served in self._served.values():
+            worked |= self._serve_one(served)
+        return worked
+
+    def _serve_one(self, served: ServedLane) -> bool:
+        row, lane = self._child.row, served.lane
+        try:
+            slot = lane.reserve()
+        except TornSlot:
+            served.give_up_torn()
+            return True
+        if slot is None:
+            return False
+        row.busy_lane, row.busy_index = lane.index, slot.index
+        row.busy_since_ns = time.monotonic_ns()
+        served.serve(slot)
+        row.turns += 1
+        row.heartbeat_ns = time.monotonic_ns()
+        row.busy_since_ns = 0
+        return True
+
+    def _take_and_release(self) -> None:
+        """Follow the grants: let go what is no longer ours, then take what has become ours."""
+        self._grants = self._child.ring.grants
+        settings, board = self._child.settings, self._child.board
+        for lane in self._child.ring.lanes[: len(settings.source)]:
+            ours = lane.holder == self._index
+            if lane.index in self._served and not ours:
+                del self._served[lane.index]
+                lane.release()
+                self._child.bell.ring()
+            elif ours and lane.index not in self._served:
+                source, row = settings.source[lane.index], board.memory.sources[lane.index]
+                self._served[lane.index] = ServedLane(source, lane, row, settings)
+
+
+class DecoderNoise:
+    """What C libraries print on standard error (libjpeg: a line per damaged frame), counted instead of shown."""
+
+    def __init__(self) -> None:
+        self._read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        os.dup2(write_fd, 2)
+        os.close(write_fd)
+        self.lines = 0
+
+    def drain(self) -> None:
+        """Count what has come, and log it in one line."""
+        with contextlib.suppress(BlockingIOError):
+            noise = os.read(self._read_fd, 65536)
+            self.lines += noise.count(b"\n")
+            last = noise.rstrip().rpartition(b"\n")[2].decode(errors="backslashreplace")
+            log.info(event("decoder warned", lines_total=self.lines, last=last))
+
+
+def run(child: Child) -> int:
+    """A worker's life: serve while there is work, then sleep until the doorbell rings."""
+    detectors.prepare()
+    noise = DecoderNoise()
+    worker = Worker(child)
+    doorbell = child.doorbells[child.spec.index]
+    child.signals.poll.register(doorbell.fileno(), select.POLLIN)
+    noise_due_ns = 0
+    while not child.stopping:
+        now_ns = time.monotonic_ns()
+        child.beat(now_ns)
+        if now_ns >= noise_due_ns:
+            noise.drain()
+            noise_due_ns = now_ns + int(HEARTBEAT_S * _NS)
+        if not worker.step() and child.signals.wait(HEARTBEAT_S):
+            doorbell.clear()
+    drain_until_ns = time.monotonic_ns() + int(DRAIN_S * _NS)
+    while time.monotonic_ns() < drain_until_ns and worker.step():
+        pass
+    return 0
