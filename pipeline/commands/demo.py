@@ -50,7 +50,7 @@ SCENES = (
     Scene("live", "null", _NONE, _NONE),
     Scene(
         "frozen",
-        f"loop=loop={FAULT_LAST - FAULT_FIRST}:size=1:start={FAULT_FIRST - 1},setpts=N/{FPS}/TB",
+        f"split[a][b];[a][b]freezeframes=first={FAULT_FIRST - 1}:last={FAULT_LAST - 1}:replace={FAULT_FIRST - 1}",
         _NONE,
         range(FAULT_FIRST + 3, FAULT_LAST + 1),  # three predecessors must be alike first
     ),
