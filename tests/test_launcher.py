@@ -48,6 +48,7 @@ PIP = """\
 import os, sys, time
 with open(os.environ["CALLS"], "a") as calls:
     calls.write("pip " + " ".join(sys.argv[1:]) + "\\n")
+sys.stdin.read()  # whoever may, eats the command's
 try:
     time.sleep(float(os.environ.get("PIP_SLEEPS", "0")))
 except KeyboardInterrupt:  # pip catches it too
@@ -111,7 +112,7 @@ class Checkout:
 
     @property
     def elsewhere(self) -> Path:
-        return self.top / "elsewhere"
+        return self.top / "else" / "where"
 
     def calls(self, start: str) -> list[str]:
         return [line for line in (self.top / "calls").read_text().splitlines() if line.startswith(start)]
@@ -171,7 +172,7 @@ def write_script(path: Path, text: str) -> None:
 
 def make_checkout(top: Path, python: str) -> Checkout:
     checkout = Checkout(top)
-    for name in ("check out/pipeline", "bin", "elsewhere", "home", "stand_ins"):
+    for name in ("check out/pipeline", "bin", "else/where", "home", "stand_ins"):
         (top / name).mkdir(parents=True)
     top.chmod(0o755)
     (top / "calls").touch()
@@ -290,12 +291,13 @@ def test_changed_requirements_are_installed_once_into_the_same_venv(checkout: Ch
 
 def test_called_through_a_symlink_and_by_a_relative_path(checkout: Checkout) -> None:
     link = checkout.elsewhere / "sw"
-    link.symlink_to(Path("..") / checkout.root.name / "stillwatch")
+    link.symlink_to(Path("../..") / checkout.root.name / "stillwatch")
     assert checkout.said("status", launcher=link)["prefix"] == str(checkout.venv)
-    relative = Path("..") / checkout.root.name / "stillwatch"
+    relative = Path("../..") / checkout.root.name / "stillwatch"
     main = Path(checkout.said("status", launcher=relative)["main"])
     assert main.resolve() == checkout.root / "pipeline" / "__main__.py"
-    assert len(checkout.calls("pip")) == 1
+    assert checkout.said("test", launcher=relative)["cwd"] == str(checkout.root)
+    assert len(checkout.calls("python3 -m")) == 1
 
 
 def test_nothing_in_the_current_directory_shadows_ours(checkout: Checkout) -> None:
@@ -307,7 +309,7 @@ def test_nothing_in_the_current_directory_shadows_ours(checkout: Checkout) -> No
         saw = checkout.said("status")
         assert saw["main"] == str(checkout.root / "pipeline" / "__main__.py")
         assert saw["cwd"] == str(checkout.elsewhere)
-        assert "elsewhere" not in saw["json"]
+        assert not saw["json"].startswith(str(checkout.top))
 
 
 def test_arguments_arrive_exactly(checkout: Checkout) -> None:
@@ -350,16 +352,15 @@ def test_two_first_calls_at_once_install_once(checkout: Checkout) -> None:
 # Interruptions and failures
 
 
-@pytest.mark.parametrize("update", [False, True], ids=["first-install", "update"])
+@pytest.mark.parametrize("during", ["first install", "update", "test"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_interrupted_installation_is_made_anew(
-    checkout: Checkout, update: bool, number: int, code: int
-) -> None:
-    if update:
+def test_interrupted_installation_is_made_anew(checkout: Checkout, during: str, number: int, code: int) -> None:
+    if during != "first install":
         checkout.run("status")
+    if during == "update":
         (checkout.root / "requirements.txt").write_text("# changed\n")
     before = len(checkout.calls("pip"))
-    process = checkout.popen("status", PIP_SLEEPS="30")
+    process = checkout.popen("test" if during == "test" else "status", PIP_SLEEPS="30")
     wait_until(lambda: len(checkout.calls("pip")) > before)
     half_made = checkout.venv / "half-made"
     half_made.touch()
@@ -487,8 +488,8 @@ def test_failed_apt_get_names_the_cause(checkout: Checkout) -> None:
     result = checkout.run("demo", APT_SAYS="E: Could not get lock")
     assert result.returncode == 69
     assert the_line(result) == (
-        "stillwatch: apt-get could not install ffmpeg: E: Could not get lock, then: apt-get install -y ffmpeg"
-        f" (log: {checkout.venv}.log)"
+        "stillwatch: apt-get could not install ffmpeg: E: Could not get lock; mend that, "
+        f"then: apt-get install -y ffmpeg (log: {checkout.venv}.log)"
     )
 
 
