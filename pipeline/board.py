@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import time
 
 from pipeline.model import MAX_SOURCES, MAX_WORKERS, Exit, InputError, SourceState, State
 
@@ -59,7 +60,7 @@ class SourceRow(ctypes.Structure):
         ("last_number", ctypes.c_uint64),  # worker, and all that follow
         ("last_done_ns", ctypes.c_uint64),
         ("lag_ns", ctypes.c_uint64),  # put to sidecar of the last frame
-        ("max_lag_ns", ctypes.c_uint64),  # since the last self-report read it
+        ("max_lag_ns", ctypes.c_uint64),  # since the start
         ("black_frames", ctypes.c_uint64),
         ("freeze_frames", ctypes.c_uint64),
         ("unknown_frames", ctypes.c_uint64),
@@ -113,7 +114,7 @@ class Board:
         os.ftruncate(fd, ctypes.sizeof(BoardMemory))
         board = cls(fd)
         memory = board.memory
-        memory.supervisor_pid = os.getpid()
+        memory.supervisor_pid, memory.started_ns = os.getpid(), time.monotonic_ns()
         memory.children_count, memory.sources_count = len(children), len(sources)
         for row, name in zip(memory.children, children, strict=False):
             row.name, row.state, row.cpu = name.encode(), State.NEW, -1

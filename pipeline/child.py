@@ -36,6 +36,8 @@ HANDLED_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _PR_SET_PDEATHSIG = 1
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
 log = logging.getLogger("stillwatch")
 
 
@@ -172,9 +174,11 @@ class _OneLine(logging.Formatter):
     converter = staticmethod(time.gmtime)
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"%(asctime)s.%(msecs)03dZ %(levelname)s {name} %(message)s", "%Y-%m-%dT%H:%M:%S")
+        super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(who)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+        self._name = name
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        record.who = getattr(record, "who", self._name)  # the supervisor reports in the name of others
         record.message = record.message.translate(_CONTROL).encode("utf-8", "backslashreplace").decode()
         return super().formatMessage(record)
 
@@ -190,10 +194,16 @@ def set_up_logging(name: str, level: str) -> None:
     log.setLevel(level)
 
 
+def trim_memory() -> None:
+    """Give freed memory back to the system, where the C library can (glibc keeps it after a large listing)."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim:
+        trim(0)
+
+
 def die_with_parent(parent_pid: int) -> None:
     """Have the kernel kill this process when its parent ends, however it ends."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:  # it ended before the call above
         os._exit(Exit.FAILED)
 

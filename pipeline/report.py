@@ -16,6 +16,9 @@ from pipeline.child import event, log
 from pipeline.model import SourceState, State
 from pipeline.ring import Books, Lane, Ring
 
+BOOKS = ("published", "judged", "invalid", "skipped", "vanished", "in_flight")
+"""published = judged + invalid + skipped + vanished + in_flight"""
+
 _NS = 1_000_000_000
 
 
@@ -25,52 +28,53 @@ class Report:
     def __init__(self, ring: Ring, board: Board) -> None:
         self._ring = ring
         self._board = board
-        self._processes: dict[int, psutil.Process] = {}
-        self._before: dict[str, tuple[int, int]] = {}
+        self._cpu_before: dict[int, tuple[float, int]] = {}  # pid -> CPU seconds, when looked at
 
     def write(self, now_ns: int) -> None:
-        """One line per process, one per source with its books, and one for the whole."""
-        self._process("supervisor", os.getpid())
+        """One line per process, one per source with its books, and the books of all sources together."""
+        seen = dict(self._cpu_before)
+        self._cpu_before.clear()
+        self._process("supervisor", os.getpid(), self._board.memory.started_ns, seen, now_ns)
         for child in self._board.children:
             if child.pid:
-                self._process(child.name.decode(), child.pid, **_child_values(child, now_ns))
-        lanes = self._ring.lanes
-        for lane, row in zip(lanes, self._board.sources, strict=False):
+                values = _child_values(child, now_ns)
+                self._process(child.name.decode(), child.pid, child.started_ns, seen, now_ns, **values)
+        for lane, row in zip(self._ring.lanes, self._board.sources, strict=False):
             self._source(lane, row, now_ns)
+        self.write_books("books")
 
-    def write_books(self, *, final: bool = False) -> None:
-        """The books of every source; `final` for the last word at a stop, where what is in flight is left."""
+    def write_books(self, name: str) -> None:
+        """The books of all sources together; ERROR if an account does not balance."""
+        accounts = [lane.books() for lane, _ in zip(self._ring.lanes, self._board.sources, strict=False)]
+        values = {key: sum(getattr(books, key) for books in accounts) for key in BOOKS}
+        balanced = all(books.balanced for books in accounts)
+        _log(balanced, event(name, **values, balanced="yes" if balanced else "NO"), "supervisor")
+
+    def write_source_books(self, name: str) -> None:
+        """The books of every source."""
         for lane, row in zip(self._ring.lanes, self._board.sources, strict=False):
             books = lane.books()
-            level = logging.INFO if books.balanced else logging.ERROR
-            name = "books at stop" if final else "books"
-            log.log(level, event(name, source=row.name.decode(), **books_values(books)))
+            _log(books.balanced, event(name, source=row.name.decode(), **books_values(books)), "supervisor")
 
-    def _process(self, name: str, pid: int, **values: object) -> None:
+    def _process(
+        self, name: str, pid: int, started_ns: int, seen: dict[int, tuple[float, int]], now_ns: int, **values: object
+    ) -> None:
         try:
-            process = self._processes.get(pid) or psutil.Process(pid)
-            self._processes[pid] = process
+            process = psutil.Process(pid)
             with process.oneshot():
-                cpu_pct, rss_mb = process.cpu_percent(), process.memory_info().rss / 2**20
-                threads, switches = process.num_threads(), process.num_ctx_switches()
+                times, memory, switches = process.cpu_times(), process.memory_info(), process.num_ctx_switches()
         except psutil.Error:
-            self._processes.pop(pid, None)  # it has just died; its successor is reported next time
-            return
-        text = event(
-            "report",
-            process=name,
-            pid=pid,
-            cpu_pct=f"{cpu_pct:.2f}",
-            rss_mb=f"{rss_mb:.1f}",
-            threads=threads,
-            wakeups=switches.voluntary,
-            **values,
-        )
-        log.info(text)
+            return  # it has just died; its successor is reported next time
+        used = times.user + times.system
+        used_before, looked_ns = seen.get(pid, (0.0, started_ns))
+        self._cpu_before[pid] = used, now_ns
+        cpu_pct = 100 * (used - used_before) / max((now_ns - looked_ns) / _NS, 1e-3)
+        figures = {"cpu_pct": f"{cpu_pct:.2f}", "rss_mb": f"{memory.rss / 2**20:.1f}", "wakeups": switches.voluntary}
+        _log(True, event("report", pid=pid, **figures, **values), name)
 
     def _source(self, lane: Lane, row: SourceRow, now_ns: int) -> None:
         books = lane.books()
-        values = {
+        values: dict[str, object] = {
             "state": SourceState(row.state).name.lower(),
             "frame_age_s": _age_s(row.last_put_ns, now_ns),
             "lag_ms": f"{row.lag_ns / 1e6:.1f}",
@@ -81,21 +85,16 @@ class Report:
             **books_values(books),
         }
         values.update({name: count for name, count in troubles(lane, row).items() if count})
-        level = logging.INFO if books.balanced else logging.ERROR
-        log.log(level, event("report", source=row.name.decode(), **values))
+        _log(books.balanced, event("report", **values), f"source/{row.name.decode()}")
+
+
+def _log(good: bool, text: str, who: str) -> None:
+    log.log(logging.INFO if good else logging.ERROR, text, extra={"who": who})
 
 
 def books_values(books: Books) -> dict[str, object]:
     """The books in the order of their equation."""
-    return {
-        "published": books.published,
-        "judged": books.judged,
-        "invalid": books.invalid,
-        "skipped": books.skipped,
-        "vanished": books.vanished,
-        "in_flight": books.in_flight,
-        "balanced": "yes" if books.balanced else "NO",
-    }
+    return {**{key: getattr(books, key) for key in BOOKS}, "balanced": "yes" if books.balanced else "NO"}
 
 
 def troubles(lane: Lane, row: SourceRow) -> dict[str, int]:

@@ -22,7 +22,7 @@ import time
 from inotify_simple import INotify, flags
 
 from pipeline.board import Board
-from pipeline.child import HEARTBEAT_S, Child, event, log
+from pipeline.child import HEARTBEAT_S, Child, event, log, trim_memory
 from pipeline.frames import FrameNames
 from pipeline.listing import Directory, Frame, Listing, Pending
 from pipeline.model import ConfigError, SourceState, describe
@@ -398,6 +398,7 @@ def run(child: Child) -> int:
     """The watcher's life: arm, beat (which says ready), then sleep until something happens."""
     watcher = Watcher(child.settings, child.ring, child.board, child.doorbells)
     watcher.step(time.monotonic_ns())
+    trim_memory()
     log.info("Starting inotify event loop (zero CPU when idle)...")
     if watcher.inotify:
         child.signals.poll.register(watcher.inotify.fileno(), select.POLLIN)

@@ -171,7 +171,7 @@ class Service:
     def close(self) -> None:
         """Stop the children, then say what became of every frame."""
         self.supervisor.close()
-        self.report.write_books(final=True)
+        self.report.write_source_books("books at stop")
         log.info("stopped")
 
     def _specs(self, workers: int) -> list[Spec]:
