@@ -358,6 +358,8 @@ class Lane:
 
     def complete(self, outcome: Outcome | None, state: bytes) -> None:
         """Commit the slot in hand: its outcome and the judge's state, in one record. None is a tick's outcome."""
+        if len(state) > MAX_STATE_BYTES:
+            raise ValueError(f"the state of lane {self.index} takes {len(state)} bytes, {MAX_STATE_BYTES} fit")
         record = self.record = self.record.after(outcome, state)
         body = (
             _RECORD.pack(
@@ -372,8 +374,6 @@ class Lane:
             )
             + state
         )
-        if len(body) > RECORD_BYTES:
-            raise ValueError(f"the state of lane {self.index} takes {len(state)} bytes, {MAX_STATE_BYTES} fit")
         at = self.base + _RECORDS_AT + (record.tail & 1) * RECORD_BYTES
         self._memory[at : at + len(body)] = _CRC.pack(zlib.crc32(body[_CRC_BYTES:])) + body[_CRC_BYTES:]
         self._words[self.word + _TAIL] = record.tail
