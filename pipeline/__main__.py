@@ -48,13 +48,18 @@ def main(arguments: list[str]) -> int:
     try:
         return int(module.run(command.parse_args(arguments[arguments.index(name) + 1 :])))
     except StillwatchError as error:
-        sys.stderr.write(f"stillwatch: {error}\n")
+        sys.stderr.write(f"stillwatch: {_one_line(str(error))}\n")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
+
+
+def _one_line(text: str) -> str:
+    """Names come from outside: one with a newline or an escape sequence in it must not act on a terminal."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,19 @@ Owns no behaviour and imports nothing of ours: every other module may import thi
 from __future__ import annotations
 
 import enum
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 MAX_SOURCES = 64
 """Lanes in the ring: fixed and generous, so that no memory is ever re-sized while children have it mapped."""
 
 MAX_WORKERS = 64
+
+Level = Annotated[int, Meta(ge=0, le=255)]
+Levels = Annotated[float, Meta(ge=0, le=255)]
+Pct = Annotated[float, Meta(ge=0, le=100)]
 
 
 class Exit(enum.IntEnum):
@@ -76,47 +82,47 @@ class Verdict(msgspec.Struct, frozen=True):
     readings: dict[str, float]
 
 
-class BlackThresholds(msgspec.Struct, frozen=True):
+class BlackThresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A picture is black if nearly all of it lies in one narrow dark band and few tiles hold the rest."""
 
-    top_level: int = 27
+    top_level: Level = 27
     """Levels: the highest that can be black. Raised black reaches 24, plus the half band of noise above it;
     a plain 0000FF blue card is 29 in grey. (FFmpeg blackdetect: 25 full range, 37 limited.)"""
 
-    band_levels: int = 7
+    band_levels: Annotated[int, Meta(ge=1, le=256)] = 7
     """Levels, at most top_level + 1: width of the dark band. Noise of sigma 6 at full size leaves sigma 0.75
     here, so +-3 holds four sigmas; a dark film's gradient 0-24 puts 7 of its 25 levels into any one band."""
 
-    black_pct_min: float = 92.0
+    black_pct_min: Pct = 92.0
     """Pct of the picture in the band. Volicon and virtualpytest ask for 95 at full size, but letters light up
     every 1/8 pixel they touch: two large lines of subtitles with logo and clock left 93.4, a page of credits
     89.7."""
 
-    lit_tiles_pct_max: float = 22.0
+    lit_tiles_pct_max: Pct = 22.0
     """Pct of the 16 x 9 tiles that the rest may touch. The same subtitles with logo and clock touched 19; 60
     scattered lights of a night scene 31, though they are only 1.4 pct of the picture."""
 
-    tint_above_level: int = 17
+    tint_above_level: Level = 17
     """Level: a brighter black is confirmed in colour. Limited-range black is 16, plus 1 for rounding."""
 
-    tint_max: float = 32.0
+    tint_max: Levels = 32.0
     """Levels between the largest and the smallest of B, G, R, mean: a 0000BE no-signal card has 190, but its
     grey of 22 is that of a raised black (which has under 5)."""
 
 
-class FreezeThresholds(msgspec.Struct, frozen=True):
+class FreezeThresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A picture is like its predecessors if no point changed and the difference does not grow with age."""
 
-    point_levels: int = 6
+    point_levels: Level = 6
     """Levels: a pixel that differs by more has changed. Frozen pictures under noise of sigma 4.5, coded at
     JPEG quality 50-95, reached 4; the changing digit of a clock 9 px high 10, a dim mouse pointer 38
     (synthetic scenes)."""
 
-    changed_pct_max: float = 0.0
+    changed_pct_max: Pct = 0.0
     """Pct of changed pixels that is still alike. None: a mouse pointer is 0.05. Raise it to look past a
     clock."""
 
-    drift_max: float = 0.08
+    drift_max: Levels = 0.08
     """Levels: by how much the mean difference against the oldest predecessor may exceed that against the
     newest. Noise differs by as much from each (measured to 0.02 at 720p, 0.05 at 320x240, sigma 2.5), a slow
     fade or pan by more from older ones: a fade of 0.5 per frame drifts 0.9, a pan of 0.25 px in a dark scene

@@ -39,7 +39,8 @@ _SCALARS_IN_ENVIRONMENT = (
     "poll",
 )
 
-type_error = msgspec.ValidationError
+Seconds = Annotated[float, Meta(gt=0, le=1e6)]
+"""A duration. Bounded, because "inf" and "nan" are numbers to TOML and to a command line."""
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,12 +63,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     state_dir: str = ""  # incident log and evidence: on disk
     runtime_dir: str = ""  # lock and board: gone after a reboot
     log_level: str = "INFO"
-    report_every_s: Annotated[float, Meta(gt=0)] = 60.0
+    report_every_s: Seconds = 60.0
     startup_frames: Annotated[int, Meta(ge=0)] = 10  # frames without a sidecar that are judged at start, newest first
     strict: bool = False  # a directory that is not there is an error instead of being waited for
     poll: bool = False  # probe all sources instead of inotify
-    hang_s: Annotated[float, Meta(gt=0)] = 10.0  # silence of a child, or time on one frame, before it is killed
-    overload_lag_s: Annotated[float, Meta(gt=0)] = 5.0  # age of the oldest waiting frame at which a worker sheds
+    hang_s: Seconds = 10.0  # silence of a child, or time on one frame, before it is killed
+    overload_lag_s: Seconds = 5.0  # age of the oldest waiting frame at which a worker sheds
 
     def worker_count(self) -> int:
         """The number of workers, `auto` resolved for this machine."""
@@ -81,6 +82,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return usable[1:] or usable
 
 
+_TEXTS = {"cpus", "state_dir", "runtime_dir", "log_level"}  # "3" is a list of cores as well as a number
+
+
 def usable_cpus() -> list[int]:
     """The cores this process may run on."""
     return sorted(os.sched_getaffinity(0))
@@ -92,27 +96,33 @@ def parse_cpus(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
         if not match or (match[2] and int(match[2]) < int(match[1])):
-            raise ConfigError(f"cpus: {text!r} is not a list of cores; write it like 1-3 or 1,3")
+            raise ConfigError(f"{text!r} is not a list of cores; write it like 1-3 or 1,3")
         cpus += range(int(match[1]), int(match[2] or match[1]) + 1)
     return cpus
 
 
 def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
-    """The settings for this run, checked. `flags` holds only what the command line gave."""
+    """The settings for this run, checked. `flags` holds only what the command line gave.
+
+    A source's relative `dir` is meant from where it was written: the file's directory, or the one that the command
+    line was typed in.
+    """
     tree: dict[str, Any] = _read_file(file) if file else {}
     where = dict.fromkeys(tree, file or "")
     for key in _SCALARS_IN_ENVIRONMENT:
         name = ENVIRONMENT_PREFIX + key.upper()
         if environment.get(name):
-            tree[key], where[key] = _number_or_text(environment[name]), f"environment variable {name}"
+            value = environment[name] if key in _TEXTS else _number_or_text(environment[name])
+            tree[key], where[key] = value, f"environment variable {name}"
     for key, value in flags.items():
         tree[key], where[key] = value, "command line"
     settings = _convert(tree, where)
+    base = os.getcwd() if "source" in flags or not file else os.path.dirname(os.path.abspath(file))
     settings = msgspec.structs.replace(
         settings,
         runtime_dir=settings.runtime_dir or default_runtime_dir(environment),
         state_dir=settings.state_dir or default_state_dir(environment),
-        source=tuple(msgspec.structs.replace(s, dir=os.path.abspath(s.dir)) for s in settings.source),
+        source=tuple(msgspec.structs.replace(s, dir=_absolute(base, s.dir)) for s in settings.source),
     )
     _check(settings, where)
     return settings
@@ -144,13 +154,17 @@ def host_name() -> str:
     return socket.gethostname()
 
 
+def _absolute(base: str, path: str) -> str:
+    return os.path.abspath(os.path.join(base, path)) if path else ""
+
+
 def _read_file(file: str) -> dict[str, Any]:
     try:
         with open(file, "rb") as stream:
             return tomllib.load(stream)
     except OSError as error:
         raise ConfigError(f"{file}: {describe(error)}; name an existing file with --config") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
 
 
@@ -176,7 +190,7 @@ def _explain(message: str, where: Mapping[str, str]) -> str:
     """msgspec's message as `FILE: source[0].prefix: ...`, with a suggestion for an unknown key."""
     reason, _, path = message.partition(" - at `$")
     path = path.rstrip("`").lstrip(".")
-    if unknown := re.search(r"unknown field `(.*)`", reason):
+    if unknown := re.search(r"unknown field `(.*)`", reason, re.DOTALL):
         key = f"{path}.{unknown[1]}".lstrip(".")
         near = difflib.get_close_matches(unknown[1], _keys_at(path), 1)
         reason = "unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
@@ -184,7 +198,12 @@ def _explain(message: str, where: Mapping[str, str]) -> str:
         key, reason = f"{path}.{missing[1]}".lstrip("."), "missing; it is required"
     else:
         key = path
-    place = where.get(re.split(r"[.\[]", key)[0], "")
+    return _placed(key, reason, where)
+
+
+def _placed(key: str, reason: str, where: Mapping[str, str]) -> str:
+    """The one line: where the key stands, the key, what is wrong with it."""
+    place = next((place for top, place in where.items() if re.split(r"[.\[]", key.removeprefix(top))[0] == ""), "")
     return f"{place}: {key}: {reason}".removeprefix(": ")
 
 
@@ -199,13 +218,18 @@ def _check(settings: Settings, where: Mapping[str, str]) -> None:
     """What types cannot say."""
 
     def wrong(key: str, reason: str) -> ConfigError:
-        place = where.get(re.split(r"[.\[]", key)[0], "")
-        return ConfigError(f"{place}: {key}: {reason}".removeprefix(": "))
+        return ConfigError(_placed(key, reason, where))
 
     if isinstance(settings.workers, str) and settings.workers != "auto":
         raise wrong("workers", f"{settings.workers!r} is neither a number from 1 to {MAX_WORKERS} nor 'auto'")
     if settings.cpus:
-        parse_cpus(settings.cpus)
+        try:
+            parse_cpus(settings.cpus)
+        except ConfigError as error:
+            raise wrong("cpus", str(error)) from error
+    for key in ("runtime_dir", "state_dir"):
+        if not _is_plain(getattr(settings, key)):
+            raise wrong(key, f"{getattr(settings, key)!r} must be valid UTF-8 without NUL")
     if settings.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         raise wrong("log_level", f"{settings.log_level!r} is none of DEBUG, INFO, WARNING, ERROR")
     if len(settings.source) > MAX_SOURCES:
@@ -218,6 +242,15 @@ def _check(settings: Settings, where: Mapping[str, str]) -> None:
             raise wrong(f"source[{at}].dir", f"{source.dir}: no such directory, and --strict does not wait for it")
 
 
+def _is_plain(text: str) -> bool:
+    """Whether a text can be part of a path and stand in JSON."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
 def _check_source(source: Source, names: set[str], wrong: Any) -> None:
     if not _SOURCE_NAME.fullmatch(source.name):
         raise wrong(
@@ -226,7 +259,12 @@ def _check_source(source: Source, names: set[str], wrong: Any) -> None:
         )
     if source.name in names:
         raise wrong("name", f"{source.name!r} is used twice; every source needs a name of its own")
+    for key, text in (("dir", source.dir), ("prefix", source.prefix)):
+        if not _is_plain(text):
+            raise wrong(key, f"{text!r} must be valid UTF-8 without NUL")
     if not source.dir or (os.path.lexists(source.dir) and not os.path.isdir(source.dir)):
         raise wrong("dir", f"{source.dir!r} is not a directory")
-    if "/" in source.prefix or "\0" in source.prefix or len(os.fsencode(source.prefix)) > 200:
+    if source.black.band_levels > source.black.top_level + 1:
+        raise wrong("black.band_levels", f"{source.black.band_levels} levels do not fit below top_level + 1")
+    if "/" in source.prefix or len(os.fsencode(source.prefix)) > 200:
         raise wrong("prefix", f"{source.prefix!r} must be part of a file name: no '/', at most 200 bytes")

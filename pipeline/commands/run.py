@@ -7,7 +7,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import setproctitle
@@ -92,8 +92,9 @@ def flags_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings that the command line names."""
     names = {field for field in Settings.__struct_fields__ if field != "source"}
     flags = {key: value for key, value in vars(arguments).items() if key in names and value is not None}
-    if "workers" in flags and flags["workers"].lstrip("+-").isdigit():
-        flags["workers"] = int(flags["workers"])
+    if "workers" in flags:
+        with suppress(ValueError):
+            flags["workers"] = int(flags["workers"])
     if arguments.source:
         flags["source"] = [_parse_source(text) for text in arguments.source]
     return flags
