@@ -7,6 +7,7 @@ CLOCK_MONOTONIC nanoseconds, 0 for never.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -109,7 +110,9 @@ class Board:
     def create(cls, runtime_dir: str, children: list[str], sources: list[str]) -> Board:
         """A fresh board file for these children and sources; an old one is left to whoever still maps it."""
         path = os.path.join(runtime_dir, FILE_NAME)
-        fresh = f"{path}.{os.getpid()}"
+        fresh = f"{path}.new"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(fresh)  # of a start that was killed: the caller holds the directory's lock
         fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         os.ftruncate(fd, ctypes.sizeof(BoardMemory))
         board = cls(fd)

@@ -16,6 +16,9 @@ from pipeline import detectors
 from pipeline.model import FrameId, InvalidFrame, Judgement, Verdict
 from pipeline.settings import Source
 
+LATE_IN_A_ROW = 3
+"""So many late frames in a row are a numbering restart after all: the clock was set back in between."""
+
 _UNKNOWN = Verdict(None, {})
 
 
@@ -32,6 +35,7 @@ class JudgeState(msgspec.Struct, array_like=True):
 
     number: int = -1  # of the newest frame seen
     mtime_ns: int = 0  # its file time
+    late_in_a_row: int = 0
     numbering_restarts: int = 0
     gaps: int = 0  # numbers that never came
     black_frames: int = 0
@@ -56,12 +60,14 @@ class Judge:
             if state.number >= 0:
                 state.gaps += number - state.number - 1
             order = Order.NEXT
-        elif identity.mtime_ns > state.mtime_ns:
+        elif identity.mtime_ns > state.mtime_ns or state.late_in_a_row + 1 >= LATE_IN_A_ROW:
             state.numbering_restarts += 1
             self._history.clear()
             order = Order.RESTART
         else:
+            state.late_in_a_row += 1
             return Order.LATE
+        state.late_in_a_row = 0
         state.number, state.mtime_ns = number, identity.mtime_ns
         return order
 

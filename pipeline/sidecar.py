@@ -24,6 +24,7 @@ from pipeline.model import FrameId, Judgement
 
 SCRATCH = ".stillwatch"
 MAX_SIDECAR_BYTES = 1024 * 1024
+_FIRST_SECOND, _LAST_SECOND = -62135596800, 253402300799  # the years 1 to 9999
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 _NO_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EXDEV}
 
@@ -107,9 +108,11 @@ def verdict_fields(judgement: Judgement) -> dict[str, Any]:
     }
 
 
-def timestamp(time_ns: int) -> str:
-    """A wall-clock instant for people: UTC, ISO 8601, microseconds."""
+def timestamp(time_ns: int) -> str | None:
+    """A wall-clock instant for people: UTC, ISO 8601, microseconds. None for a time that no calendar has."""
     second, rest_ns = divmod(time_ns, 1_000_000_000)
+    if not _FIRST_SECOND <= second <= _LAST_SECOND:
+        return None
     return datetime.fromtimestamp(second, UTC).replace(microsecond=rest_ns // 1000).isoformat(timespec="microseconds")
 
 

@@ -51,7 +51,8 @@ class Death(msgspec.Struct, frozen=True):
     @property
     def blames_frame(self) -> bool:
         """Whether the frame in hand is a suspect: a crash or a hang on it, never a kill from outside."""
-        return self.busy is not None and (self.hung or self.signal in OWN_FAULT_SIGNALS)
+        crashed = self.signal in OWN_FAULT_SIGNALS or self.exit_code == Exit.SOFTWARE
+        return self.busy is not None and (self.hung or crashed)
 
     def __str__(self) -> str:
         if self.signal is not None:

@@ -253,17 +253,17 @@ class Watcher:
             was, same_as_before = watched.state, watched.inode in (None, inode)
             watched.inode, watched.mtime_ns = inode, status.st_mtime_ns
             if was is SourceState.NEW:
-                self._queue_first(watched, now_ns)
+                queued = self._queue_first(watched, now_ns)
             elif same_as_before and was in (SourceState.WATCHING, SourceState.POLLING):
-                self._queue_missed(watched, now_ns)
+                queued = self._queue_missed(watched, now_ns)
             else:
-                self._queue_fresh(watched, now_ns)
+                queued = self._queue_fresh(watched, now_ns)
         except OSError as error:
             self._lose(watched, error)
             return
         watched.row.rearmed += was is not SourceState.NEW
         watched.row.state = state
-        log.info(event("armed", source=watched.source.name, by=state.name.lower(), queued=len(watched.listed)))
+        log.info(event("armed", source=watched.source.name, by=state.name.lower(), queued=queued))
 
     def _watch(self, watched: Watched) -> SourceState:
         """Set the inotify watch, or say why this source is polled."""
@@ -323,19 +323,21 @@ class Watcher:
         watched.hit_ns = time.monotonic_ns()
         return Listing(watched.directory)
 
-    def _queue_first(self, watched: Watched, now_ns: int) -> None:
+    def _queue_first(self, watched: Watched, now_ns: int) -> int:
         """The start of the program: the newest frames without a sidecar, `startup_frames` at most."""
         listing = self._list(watched)
         newest = listing.newest() or _NOTHING_YET
         watched.lane.set_floor(newest[0])
-        self._queue(watched, listing.unjudged(), self._settings.startup_frames, now_ns)
+        queued = self._queue(watched, listing.unjudged(), self._settings.startup_frames, now_ns)
         watched.last = newest
+        return queued
 
-    def _queue_fresh(self, watched: Watched, now_ns: int) -> None:
+    def _queue_fresh(self, watched: Watched, now_ns: int) -> int:
         """A directory that was not there before: all it holds without a sidecar, as much as a lane takes."""
         listing = self._list(watched)
-        self._queue(watched, listing.unjudged(), CAPACITY, now_ns)
+        queued = self._queue(watched, listing.unjudged(), CAPACITY, now_ns)
         watched.last = listing.newest() or _NOTHING_YET
+        return queued
 
     def _queue_missed(self, watched: Watched, now_ns: int) -> int:
         """The same directory as before: what came after the last frame accepted. Returns how many."""
@@ -349,8 +351,9 @@ class Watcher:
         watched.row.left_behind += len(found) - len(chosen)
         for frame in chosen:
             self._accept(watched, frame, now_ns)
-        watched.listed = set(chosen)
-        self._reconciled.append(watched)
+        if watched.wd is not None:  # only a watched directory has events that this listing may have answered
+            watched.listed = set(chosen)
+            self._reconciled.append(watched)
         return len(chosen)
 
     def _frames_in_lane(self, watched: Watched) -> set[Frame]:

@@ -77,7 +77,11 @@ class ServedLane:
 
     def serve(self, slot: Slot) -> None:
         """Carry one slot to its end: sidecar first, then the commit that acknowledges it."""
-        outcome = self._handle(slot)
+        try:
+            outcome = self._handle(slot)
+        except Exception as error:  # noqa: BLE001 - round one frame: a fault of ours must not stop the lane
+            log.exception(event("frame not judged, a fault of ours", source=self.source.name, number=slot.number))
+            outcome = self._mark_fault(slot, type(error).__name__)
         if outcome is not Outcome.JUDGED:
             self.judge.pass_over()
         self.lane.complete(outcome, self.judge.encoded_state())
@@ -126,9 +130,6 @@ class ServedLane:
             judgement = self.judge.judge(data, stem, order)
         except InvalidFrame as error:
             return self._publish_invalid(slot, stem, identity, str(error))
-        except Exception as error:  # noqa: BLE001 - round one frame
-            log.exception(event("frame not judged, a fault of ours", source=self.source.name, frame=stem))
-            return self._publish_invalid(slot, stem, identity, f"internal: {type(error).__name__}")
         self._publish(stem, identity, self._judged(slot, stem, identity, judgement, begun_ns))
         return Outcome.JUDGED
 
@@ -155,6 +156,15 @@ class ServedLane:
             return Outcome.VANISHED
         self.judge.observe(slot.number, error.identity)
         return self._publish_invalid(slot, stem, error.identity, str(error))
+
+    def _mark_fault(self, slot: Slot, fault: str) -> Outcome:
+        """Give the frame on which we failed an error sidecar, so that it is not tried for ever."""
+        stem = self._names.stem(slot.number, slot.width)
+        try:
+            identity = identity_of(os.stat(f"{self.source.dir}/{stem}{SUFFIX}"))
+        except OSError:
+            return Outcome.VANISHED
+        return self._publish_invalid(slot, stem, identity, f"internal: {fault}")
 
     def _publish_invalid(self, slot: Slot, stem: str, identity: FrameId, reason: str) -> Outcome:
         self._say(logging.WARNING, "frame invalid", frame=stem, cause=reason)
