@@ -12,7 +12,7 @@ from typing import Any
 
 import setproctitle
 
-from pipeline import settings as configuration
+from pipeline import config
 from pipeline.board import Board
 from pipeline.child import HANDLED_SIGNALS, Handover, Spec, event, log, set_up_logging
 from pipeline.model import ConfigError, InstanceError, describe
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal. Returns the exit code."""
-    settings = configuration.load(arguments.config, os.environ, flags_of(arguments))
+    settings = config.load(arguments.config, os.environ, flags_of(arguments))
     if not settings.source:
         raise ConfigError("source: none given; add --source NAME=DIR or a [[source]] table in --config FILE")
     set_up_logging("supervisor", settings.log_level)

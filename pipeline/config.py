@@ -1,0 +1,202 @@
+"""Reads the settings in: the command line over the environment over the file over the defaults.
+
+Every mistake is a ConfigError of one line that names the key, where it stands, and what would be right. Apart from
+`settings`, so that the children, who are handed a finished tree, need not carry a TOML reader.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from pipeline.model import MAX_SOURCES, MAX_WORKERS, BlackThresholds, ConfigError, FreezeThresholds, describe
+from pipeline.settings import Settings, Source, parse_cpus
+
+ENVIRONMENT_PREFIX = "STILLWATCH_"
+_SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_SCALARS_IN_ENVIRONMENT = (
+    "workers",
+    "cpus",
+    "state_dir",
+    "runtime_dir",
+    "log_level",
+    "report_every_s",
+    "startup_frames",
+    "strict",
+    "poll",
+)
+_TEXTS = {"cpus", "state_dir", "runtime_dir", "log_level"}  # "3" is a list of cores as well as a number
+
+MAX_PREFIX_BYTES = 230  # leaves room for a few digits and the suffix in a name of 255
+
+
+def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
+    """The settings for this run, checked. `flags` holds only what the command line gave.
+
+    A source's relative `dir` is meant from where it was written: the file's directory, or the one that the command
+    line was typed in.
+    """
+    tree: dict[str, Any] = _read_file(file) if file else {}
+    where = dict.fromkeys(tree, file or "")
+    for key in _SCALARS_IN_ENVIRONMENT:
+        name = ENVIRONMENT_PREFIX + key.upper()
+        if environment.get(name):
+            value = environment[name] if key in _TEXTS else _number_or_text(environment[name])
+            tree[key], where[key] = value, f"environment variable {name}"
+    for key, value in flags.items():
+        tree[key], where[key] = value, "command line"
+    settings = _convert(tree, where)
+    base = os.getcwd() if "source" in flags or not file else os.path.dirname(os.path.abspath(file))
+    settings = msgspec.structs.replace(
+        settings,
+        runtime_dir=settings.runtime_dir or default_runtime_dir(environment),
+        state_dir=settings.state_dir or default_state_dir(environment),
+        source=tuple(msgspec.structs.replace(s, dir=_absolute(base, s.dir)) for s in settings.source),
+    )
+    _check(settings, where)
+    return settings
+
+
+def default_runtime_dir(environment: Mapping[str, str]) -> str:
+    """systemd's, else /run for root, else the user's own runtime directory, else one in shared memory."""
+    if environment.get("RUNTIME_DIRECTORY"):
+        return environment["RUNTIME_DIRECTORY"].split(":")[0]
+    if os.geteuid() == 0:
+        return "/run/stillwatch"
+    if environment.get("XDG_RUNTIME_DIR"):
+        return os.path.join(environment["XDG_RUNTIME_DIR"], "stillwatch")
+    return f"/dev/shm/stillwatch-{os.geteuid()}"  # noqa: S108 - made 0750 and checked for its owner before use
+
+
+def default_state_dir(environment: Mapping[str, str]) -> str:
+    """systemd's, else /var/lib for root, else the user's state directory."""
+    if environment.get("STATE_DIRECTORY"):
+        return environment["STATE_DIRECTORY"].split(":")[0]
+    if os.geteuid() == 0:
+        return "/var/lib/stillwatch"
+    home = environment.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return os.path.join(home, "stillwatch")
+
+
+def _absolute(base: str, path: str) -> str:
+    return os.path.abspath(os.path.join(base, path)) if path else ""
+
+
+def _read_file(file: str) -> dict[str, Any]:
+    try:
+        with open(file, "rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"{file}: {describe(error)}; name an existing file with --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from error
+
+
+def _number_or_text(text: str) -> Any:
+    if text.lower() in {"true", "false"}:
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _convert(tree: dict[str, Any], where: Mapping[str, str]) -> Settings:
+    try:
+        return msgspec.convert(tree, Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error), where)) from error
+
+
+def _explain(message: str, where: Mapping[str, str]) -> str:
+    """msgspec's message as `FILE: source[0].prefix: ...`, with a suggestion for an unknown key."""
+    reason, _, path = message.partition(" - at `$")
+    path = path.rstrip("`").lstrip(".")
+    if unknown := re.search(r"unknown field `(.*)`", reason, re.DOTALL):
+        key = f"{path}.{unknown[1]}".lstrip(".")
+        near = difflib.get_close_matches(unknown[1], _keys_at(path), 1)
+        reason = "unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
+    elif missing := re.search(r"missing required field `(.*)`", reason):
+        key, reason = f"{path}.{missing[1]}".lstrip("."), "missing; it is required"
+    else:
+        key = path
+    return _placed(key, reason, where)
+
+
+def _placed(key: str, reason: str, where: Mapping[str, str]) -> str:
+    """The one line: where the key stands, the key, what is wrong with it."""
+    place = next((place for top, place in where.items() if re.split(r"[.\[]", key.removeprefix(top))[0] == ""), "")
+    return f"{place}: {key}: {reason}".removeprefix(": ")
+
+
+def _keys_at(path: str) -> list[str]:
+    struct: Any = Settings
+    if path.startswith("source"):
+        struct = {"black": BlackThresholds, "freeze": FreezeThresholds}.get(path.rpartition(".")[2], Source)
+    return [field.name for field in msgspec.structs.fields(struct)]
+
+
+def _check(settings: Settings, where: Mapping[str, str]) -> None:
+    """What types cannot say."""
+
+    def wrong(key: str, reason: str) -> ConfigError:
+        return ConfigError(_placed(key, reason, where))
+
+    if isinstance(settings.workers, str) and settings.workers != "auto":
+        raise wrong("workers", f"{settings.workers!r} is neither a number from 1 to {MAX_WORKERS} nor 'auto'")
+    if settings.cpus:
+        try:
+            parse_cpus(settings.cpus)
+        except ConfigError as error:
+            raise wrong("cpus", str(error)) from error
+    for key in ("runtime_dir", "state_dir"):
+        if not _is_plain(getattr(settings, key)):
+            raise wrong(key, f"{getattr(settings, key)!r} must be valid UTF-8 without NUL")
+    if settings.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+        raise wrong("log_level", f"{settings.log_level!r} is none of DEBUG, INFO, WARNING, ERROR")
+    if len(settings.source) > MAX_SOURCES:
+        raise wrong("source", f"{len(settings.source)} sources, at most {MAX_SOURCES} are possible")
+    names: set[str] = set()
+    for at, source in enumerate(settings.source):
+        _check_source(source, names, lambda key, reason, at=at: wrong(f"source[{at}].{key}", reason))
+        names.add(source.name)
+        if settings.strict and not os.path.isdir(source.dir):
+            raise wrong(f"source[{at}].dir", f"{source.dir}: no such directory, and --strict does not wait for it")
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text can be part of a path and stand in JSON."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def _check_source(source: Source, names: set[str], wrong: Any) -> None:
+    if not _SOURCE_NAME.fullmatch(source.name):
+        raise wrong(
+            "name",
+            f"{source.name!r} must be 1-63 letters, digits, '.', '_' or '-', and begin with a letter or digit",
+        )
+    if source.name in names:
+        raise wrong("name", f"{source.name!r} is used twice; every source needs a name of its own")
+    for key, text in (("dir", source.dir), ("prefix", source.prefix)):
+        if not _is_plain(text):
+            raise wrong(key, f"{text!r} must be valid UTF-8 without NUL")
+    if not source.dir or (os.path.exists(source.dir) and not os.path.isdir(source.dir)):
+        raise wrong("dir", f"{source.dir!r} is not a directory")
+    if source.black.band_levels > source.black.top_level + 1:
+        raise wrong("black.band_levels", f"{source.black.band_levels} levels do not fit below top_level + 1")
+    if "/" in source.prefix or len(os.fsencode(source.prefix)) > MAX_PREFIX_BYTES:
+        raise wrong(
+            "prefix", f"{source.prefix!r} must be part of a file name: no '/', at most {MAX_PREFIX_BYTES} bytes"
+        )
