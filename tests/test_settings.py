@@ -10,8 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pipeline.config import load
 from pipeline.model import Exit
-from pipeline.settings import Settings, load
+from pipeline.settings import Settings
 from tests.machine import STRANGER, UNPRIVILEGED, needs, open_place
 from tests.support import ROOT
 
