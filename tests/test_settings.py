@@ -72,7 +72,7 @@ IN_FILE = {
     "empty name": ('[[source]]\nname = ""\ndir = "b"', ["source[0].name"]),
     "prefix with a slash": (SOURCE + 'prefix = "x/y"', ["source[0].prefix", "x/y"]),
     "prefix with a NUL": (SOURCE + 'prefix = "x\\u0000y"', ["source[0].prefix", "NUL"]),
-    "prefix too long": (SOURCE + f'prefix = "{231 * "x"}"', ["source[0].prefix", "200"]),
+    "prefix too long": (SOURCE + f'prefix = "{231 * "x"}"', ["source[0].prefix", "230"]),
     "threshold out of range": (SOURCE + "[source.black]\nblack_pct_min = 101.0", ["source[0].black.black_pct_min"]),
     "thresholds that exclude each other": (
         SOURCE + "[source.black]\nband_levels = 99",
