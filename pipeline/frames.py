@@ -62,8 +62,9 @@ class FrameNames:
 
 
 def identity_of(status: os.stat_result) -> FrameId:
-    """The identity of the file behind a stat result."""
-    return FrameId(status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+    """The identity of the file behind a stat result; a file time that 64 bits do not hold (years 1677-2262) is cut."""
+    mtime_ns = min(max(status.st_mtime_ns, -(2**63)), 2**63 - 1)
+    return FrameId(status.st_dev, status.st_ino, mtime_ns, status.st_size)
 
 
 def read_frame(path: str) -> tuple[bytes, FrameId]:
