@@ -70,6 +70,7 @@ class _Process:
         self.pidfd = -1
         self.failed_starts = 0
         self.start_at_ns = 0
+        self.running_since_ns = 0
         self.hung = False
 
     @property
@@ -82,8 +83,8 @@ class _Process:
             self.row.state = state
 
     def made_progress(self, now_ns: int) -> bool:
-        beaten = self.row.heartbeat_ns
-        return bool(beaten) and (self.row.turns > 0 or now_ns - self.row.started_ns > PROGRESS_S * _NS)
+        since_ns = self.running_since_ns
+        return self.row.turns > 0 or (since_ns > 0 and now_ns - since_ns > PROGRESS_S * _NS)
 
 
 class Supervisor:
@@ -138,6 +139,7 @@ class Supervisor:
         if self._due_ns and now_ns - self._due_ns > OVERSLEPT_S * _NS:
             log.warning(event("host stalled, nobody is blamed", late_s=(now_ns - self._due_ns) / _NS))
             self._excused_until_ns = now_ns + self._hang_ns
+        self._due_ns = 0
         for process in self._processes:
             self._reap(process, now_ns)
         for process in self._processes:
@@ -164,13 +166,34 @@ class Supervisor:
         row, spec = process.row, process.spec
         row.heartbeat_ns = row.busy_since_ns = row.turns = 0
         row.started_ns = now_ns
+        process.hung, process.running_since_ns = False, 0
+        try:
+            process.popen, process.pidfd = self._exec(spec)
+        except OSError as error:
+            log.error(
+                event(
+                    "child not started",
+                    child=spec.name,
+                    cause=error.strerror,
+                    mend="free memory or processes",
+                )
+            )
+            process.failed_starts += 1
+            self._schedule(process, now_ns)
+            return
+        self.signals.poll.register(process.pidfd, select.POLLIN)
+        row.pid = process.popen.pid
+        process.set_state(State.STARTING)
+
+    def _exec(self, spec: Spec) -> tuple[subprocess.Popen[bytes], int]:
+        """Start a child, what it is given in a memfd; the process and its pidfd. OSError leaves nothing behind."""
         handover, fds = self._handover(spec)
         payload = os.memfd_create("stillwatch-handover")
-        os.write(payload, msgspec.json.encode(handover))
-        os.lseek(payload, 0, os.SEEK_SET)
         try:
+            os.write(payload, msgspec.json.encode(handover))
+            os.lseek(payload, 0, os.SEEK_SET)
             with signals_blocked():
-                process.popen = subprocess.Popen(
+                popen = subprocess.Popen(
                     [sys.executable, "-P", "-m", "pipeline.child", str(payload)],
                     pass_fds=(payload, *fds),
                     stdin=subprocess.DEVNULL,
@@ -181,24 +204,14 @@ class Supervisor:
                         "OMP_NUM_THREADS": "1",
                     },
                 )
-        except OSError as error:
-            log.error(
-                event(
-                    "child not started",
-                    child=spec.name,
-                    cause=error.strerror,
-                    mend="free memory or processes",
-                )
-            )
-            self._schedule(process, now_ns)
-            return
         finally:
             os.close(payload)
-        process.pidfd = os.pidfd_open(process.popen.pid)
-        process.hung = False
-        self.signals.poll.register(process.pidfd, select.POLLIN)
-        row.pid = process.popen.pid
-        process.set_state(State.STARTING)
+        try:
+            return popen, os.pidfd_open(popen.pid)
+        except OSError:
+            popen.kill()
+            popen.wait()
+            raise
 
     def _reap(self, process: _Process, now_ns: int) -> Death | None:
         """Take note of a child that has ended. Returns how, or None while it lives."""
@@ -260,6 +273,7 @@ class Supervisor:
             return
         if process.state is State.STARTING and process.row.heartbeat_ns:
             process.set_state(State.RUNNING)
+            process.running_since_ns = now_ns
         if now_ns > max(self._deadline_ns(process), self._excused_until_ns):
             process.hung = True
             log.error(event("child hung, killing it", child=process.spec.name, busy=bool(process.row.busy_since_ns)))
@@ -275,6 +289,7 @@ class Supervisor:
     def close(self) -> None:
         """The one stop ladder. Children stop in the order of the data flow, so that nobody waits for a dead source:
         ask (SIGTERM), wait until the group's deadline, SIGKILL, reap."""
+        self.signals.poll.unregister(self._bell.fileno())  # nobody answers it any more: it would wake every wait below
         for order in sorted({p.spec.stop_order for p in self._processes}):
             group = [p for p in self._processes if p.spec.stop_order == order]
             for process in group:
@@ -299,7 +314,7 @@ class Supervisor:
             if now_ns >= deadline_ns:
                 return
             self.signals.wait((deadline_ns - now_ns) / _NS)
-            for process in group:
+            for process in self._processes:  # all: the pidfd of a later group's death would wake every wait
                 self._reap(process, now_ns)
 
 

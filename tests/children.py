@@ -61,9 +61,10 @@ def ready_then_crash_at_bell(child: Child) -> int:
     """Becomes ready, then crashes without progress when its doorbell is rung."""
     child.beat(time.monotonic_ns())
     child.signals.poll.register(child.doorbells[0].fileno(), select.POLLIN)
-    while not child.signals.wait(HEARTBEAT_S):
-        pass
-    os._exit(EXIT_OWN)
+    while not child.stopping:
+        if child.signals.wait(HEARTBEAT_S):
+            os._exit(EXIT_OWN)
+    return 0
 
 
 def hang_at_start(child: Child) -> int:
