@@ -119,10 +119,14 @@ def timestamp(time_ns: int) -> str | None:
 def read_identity(path: str) -> FrameId | None:
     """The identity of the frame that the sidecar at `path` judged; None when it is unreadable or gone."""
     try:
-        with open(path, "rb") as file:
-            return _decode_identity(file.read(MAX_SIDECAR_BYTES)).frame_id
-    except (OSError, msgspec.DecodeError):
+        with open(path, "rb", opener=_open_without_blocking) as file:
+            return _decode_identity(file.read(MAX_SIDECAR_BYTES) or b"").frame_id
+    except (OSError, msgspec.DecodeError, RecursionError):
         return None
+
+
+def _open_without_blocking(path: str, mode: int) -> int:
+    return os.open(path, mode | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)  # it may be a FIFO
 
 
 class SidecarWriter:
@@ -184,7 +188,12 @@ class SidecarWriter:
     def _scratch_rename(self, path: str, data: bytes) -> None:
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-        os.rename(self._scratch_file(path, data), path)
+        scratch = self._scratch_file(path, data)
+        try:
+            os.rename(scratch, path)
+        except OSError:
+            os.unlink(scratch)
+            raise
 
     def _scratch_file(self, path: str, data: bytes) -> str:
         folder = f"{self.directory}/{SCRATCH}"
