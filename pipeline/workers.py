@@ -56,9 +56,12 @@ class Shedding:
         if self._stride == 1 or due or now_ns - self._last_verdict_ns >= VERDICT_EVERY_NS:
             if lag_ns > self._limit_ns:
                 self._stride = min(2 * self._stride, MAX_STRIDE)
-            self._last_verdict_ns = now_ns
             return False
         return True
+
+    def judged(self, now_ns: int) -> None:
+        """A verdict has been reached. Its end counts: judging may itself take longer than VERDICT_EVERY_NS."""
+        self._last_verdict_ns = now_ns
 
 
 class ServedLane:
@@ -131,6 +134,7 @@ class ServedLane:
         except InvalidFrame as error:
             return self._publish_invalid(slot, stem, identity, str(error))
         self._publish(stem, identity, self._judged(slot, stem, identity, judgement, begun_ns))
+        self._shedding.judged(time.monotonic_ns())
         return Outcome.JUDGED
 
     def _not_read(self, slot: Slot, stem: str, path: str, error: OSError) -> Outcome:
