@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable
+from itertools import takewhile
 
 from pipeline.frames import SIDECAR_SUFFIX, SUFFIX, FrameNames
 
@@ -69,10 +69,15 @@ class Directory:
             return None
 
     def next_frames(self, last: Frame, window: int) -> list[Frame]:
-        """Of the next `window` numbers after `last`, those that are there. O(window), whatever the directory holds."""
+        """Of the next `window` numbers after `last`, those that wait to be judged. O(window), whatever is there."""
         number, width = last
         following = [(n, max(width, len(str(n)))) for n in range(number + 1, number + 1 + window)]
-        return [frame for frame in following if self.mtime_ns(frame) is not None]
+        return [frame for frame in following if self.mtime_ns(frame) is not None and not self.has_sidecar(frame)]
+
+    def has_sidecar(self, frame: Frame) -> bool:
+        """Whether a frame that is there has a sidecar, and not that of an older frame which it overwrote."""
+        judged = self.mtime_ns(frame, SIDECAR_SUFFIX)
+        return judged is not None and (self.mtime_ns(frame) or 0) <= judged
 
 
 class Listing:
@@ -117,25 +122,17 @@ class Listing:
 
         Names repeat after a numbering restart, so the few candidates are asked for their time: nothing older than
         `last` is new. A frame that overwrote an older one still has that one's sidecar; such frames follow `last`
-        without a break, or, after an unseen restart, begin at the lowest number.
+        without a break, or, after an unseen restart, begin at the lowest number. Such a restart may have overwritten
+        `last` itself; then the time of its sidecar stands for the frame that was accepted.
         """
-        since = self.directory.mtime_ns(last)
+        since = self.directory.mtime_ns(last, SIDECAR_SUFFIX if self._is_stale(last) else SUFFIX)
         newer = [_unpack(packed) for packed in self._frames[bisect_right(self._frames, _pack((last[0], _WIDTHS))) :]]
-        overwritten = self._leading(newer, self._is_stale)
-        found = set(overwritten)
+        found = set(takewhile(self._is_stale, newer))
         found.update(f for f in newer if not self.is_judged(f) and self._came_after(f, since, equal=True))
         restarted: list[Frame] = []
         if since is not None:
-            lower = [frame for frame in self.frames if frame[0] <= last[0]]
-            restarted = self._leading(lower, lambda frame: self._came_after(frame, since))
-        return [*sorted(found), *restarted]
-
-    def _leading(self, frames: list[Frame], holds: Callable[[Frame], bool]) -> list[Frame]:
-        """The frames up to the first for which `holds` is false."""
-        for count, frame in enumerate(frames):
-            if not holds(frame):
-                return frames[:count]
-        return frames
+            restarted += takewhile(lambda frame: self._came_after(frame, since), map(_unpack, self._frames))
+        return [*sorted(found.difference(restarted)), *restarted]
 
     def _came_after(self, frame: Frame, since: int | None, *, equal: bool = False) -> bool:
         mtime = self.directory.mtime_ns(frame)
@@ -143,8 +140,7 @@ class Listing:
 
     def _is_stale(self, frame: Frame) -> bool:
         """Whether a frame overwrote the one that its sidecar speaks of."""
-        mtime, judged = self.directory.mtime_ns(frame), self.directory.mtime_ns(frame, SIDECAR_SUFFIX)
-        return self.is_judged(frame) and mtime is not None and judged is not None and mtime > judged
+        return self.is_judged(frame) and not self.directory.has_sidecar(frame)
 
 
 def _pack(frame: Frame) -> int:
