@@ -1,6 +1,6 @@
 """The figures of the README's "Measured" section, each measured on this machine by one word:
 
-    .venv/bin/python -m tests.benchmarks.measure latency|startup|idle|cpu|memory [--seconds N]
+    .venv/bin/python -m tests.benchmarks.measure WHAT ... [--seconds N]
 
 Nothing here is asserted: machines differ and are noisy. Comparisons are paired: both sides in turn, in one run.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -24,7 +25,8 @@ import psutil
 import simplejpeg
 from inotify_simple import INotify, flags
 
-from tests.support import ROOT, Rig, wait_until
+from pipeline.board import Board
+from tests.support import ROOT, Rig, make_frame, publish, sidecars, wait_until
 
 FRAME_COUNT = 60
 PACED_FPS = 20.0
@@ -279,7 +281,61 @@ def memory(_seconds: float) -> dict[str, object]:
     return {**found, "all": round(sum(found.values()), 1)}
 
 
-MEASUREMENTS = {"latency": latency, "startup": startup, "idle": idle, "cpu": cpu, "memory": memory}
+def worker_kills(_seconds: float) -> dict[str, object]:
+    """400 SIGKILLs of random workers while 20,000 small frames pass, one after every 50 sidecars."""
+    return _storm("worker", kills=400, frames=20_000, sources=4)
+
+
+def watcher_kills(_seconds: float) -> dict[str, object]:
+    """60 SIGKILLs of the watcher while 3,000 small frames pass, one after every 50 sidecars."""
+    return _storm("watcher", kills=60, frames=3_000, sources=2)
+
+
+def _storm(role: str, kills: int, frames: int, sources: int) -> dict[str, object]:
+    """Kill children of a role while frames pass; what was lost, doubled or spoilt."""
+    names = tuple("abcdefgh"[:sources])
+    seed = random.randrange(2**32)
+    chance = random.Random(seed)
+    data = [make_frame(n) for n in range(20)]
+    with memory_dir() as base, Rig(base, "--workers=2", sources=names) as service:
+        observer = INotify(nonblocking=True)
+        for directory in service.dirs.values():
+            observer.add_watch(str(directory), flags.CREATE)
+        published = done = killed = 0
+        while done < frames:
+            allowed = frames if killed == kills else (killed + 1) * frames // kills  # the rest waits for its kill
+            while published < allowed:
+                name = names[published % sources]
+                publish(service.dirs[name], published // sources, data[published % len(data)])
+                published += 1
+            done += sum(event.name.endswith(".json") for event in observer.read(timeout=20))
+            victims = service.children(role) if killed < kills and done >= killed * frames // kills else []
+            if victims:
+                chance.choice(victims).kill()
+                killed += 1
+        observer.close()
+        found = {name: sidecars(directory) for name, directory in service.dirs.items()}
+        troubles = {key: _total(service, key) for key in ("duplicates", "stale_sidecars")}
+        accounts = service.books().values()
+    outcomes = {key: sum(account[key] for account in accounts) for key in ("judged", "invalid", "skipped", "vanished")}
+    lost = frames - sum(map(len, found.values()))
+    return {"seed": seed, "kills": killed, "frames": frames, "lost": lost, **outcomes, **troubles, "books": "balanced"}
+
+
+def _total(service: Rig, counter: str) -> int:
+    rows = Board.open(str(service.base / "run")).sources
+    return sum(getattr(row, counter) for row in rows)
+
+
+MEASUREMENTS = {
+    "latency": latency,
+    "startup": startup,
+    "idle": idle,
+    "cpu": cpu,
+    "memory": memory,
+    "worker-kills": worker_kills,
+    "watcher-kills": watcher_kills,
+}
 
 
 def main() -> None:
@@ -288,9 +344,8 @@ def main() -> None:
     parser.add_argument("what", nargs="+", choices=MEASUREMENTS, metavar="WHAT", help=", ".join(MEASUREMENTS))
     parser.add_argument("--seconds", type=float, default=60.0, help="length, where there is one (default 60)")
     arguments = parser.parse_args()
-    _say(
-        f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, simplejpeg {simplejpeg.__version__}, from {ROOT.name}"
-    )
+    python = sys.version.split()[0]
+    _say(f"{os.cpu_count()} cores, Python {python}, simplejpeg {simplejpeg.__version__}, {ROOT.name}")
     _say(f"load before: {psutil.getloadavg()[0]:.2f}")
     for what in arguments.what:
         _say(f"{what}: {json.dumps(MEASUREMENTS[what](arguments.seconds))}")
