@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 
 MOUNTINFO = "/proc/self/mountinfo"
 
@@ -26,17 +25,21 @@ _BLIND = {
 
 
 def file_system_type(path: str) -> str:
-    """The type of the file system behind `path`, such as `tmpfs`, `ext4` or `fuse.bindfs`; empty when unknown."""
-    real = os.path.realpath(path)
-    best, found = -1, ""
+    """The type of the file system behind `path`, such as `tmpfs`, `ext4` or `fuse.bindfs`; empty when unknown.
+
+    The kernel is asked for the number of the mount that `path` leads to: a name may be hidden by a later mount.
+    """
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as lines:
+            number = next(line.split()[1] for line in lines if line.startswith("mnt_id:"))
+    finally:
+        os.close(fd)
     with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
-            left, _, right = line.partition(" - ")
-            point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), left.split(" ")[4])
-            inside = real == point or real.startswith(point.rstrip("/") + "/")
-            if inside and len(point) >= best:  # the later of two mounts on one point lies on top
-                best, found = len(point), right.split(" ", 1)[0]
-    return found
+            if line.split(" ", 1)[0] == number:
+                return line.partition(" - ")[2].split(" ", 1)[0]
+    return ""
 
 
 def is_blind(kind: str) -> bool:

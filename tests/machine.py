@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -67,21 +68,23 @@ def sysctl(name: str, value: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def mounted(point: Path, *command: str) -> Iterator[Path]:
-    """Something mounted on `point` by `command`; whatever is still mounted there at the end is unmounted."""
+    """Something mounted on `point` by `command`; if it is still mounted there at the end, it is unmounted."""
     point.mkdir(parents=True, exist_ok=True)
+    before = mounts_on(point)
     subprocess.run(command, check=True, capture_output=True, timeout=20)
     try:
-        wait_until(lambda: is_mounted(point), 10, f"a mount on {point}")
+        wait_until(lambda: mounts_on(point) > before, 10, f"a mount on {point}")
         yield point
     finally:
-        while is_mounted(point):
+        while mounts_on(point) > before:
             unmount(point, "-l")
 
 
-def is_mounted(point: Path) -> bool:
-    """Whether something is mounted on `point`."""
+def mounts_on(point: Path) -> int:
+    """How many mounts lie on `point`, one over the other."""
     lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    return any(line.split(" ")[4] == str(point) for line in lines)
+    escaped = re.sub(r"[ \t\n\\]", lambda letter: f"\\{ord(letter[0]):03o}", str(point))
+    return sum(line.split(" ")[4] == escaped for line in lines)
 
 
 def unmount(point: Path, *flags: str) -> None:
@@ -97,7 +100,7 @@ def tmpfs(point: Path, options: str = "size=4m") -> contextlib.AbstractContextMa
 def bindfs(backing: Path, point: Path) -> contextlib.AbstractContextManager[Path]:
     """A FUSE mirror of `backing`: no O_TMPFILE, and blind to what happens in `backing`."""
     backing.mkdir(parents=True, exist_ok=True)
-    return mounted(point, "bindfs", str(backing), str(point))
+    return mounted(point, "bindfs", "-o", "nonempty", str(backing), str(point))
 
 
 def overlay(base: Path, point: Path) -> contextlib.AbstractContextManager[Path]:
