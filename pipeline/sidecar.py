@@ -179,7 +179,7 @@ class SidecarWriter:
             os.close(fd)
 
     def _scratch_link(self, path: str, data: bytes) -> None:
-        scratch = self._scratch_file(path, data)
+        scratch = self._scratch_file(data)
         try:
             os.link(scratch, path)
         finally:
@@ -188,19 +188,21 @@ class SidecarWriter:
     def _scratch_rename(self, path: str, data: bytes) -> None:
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-        scratch = self._scratch_file(path, data)
+        scratch = self._scratch_file(data)
         try:
             os.rename(scratch, path)
         except OSError:
             os.unlink(scratch)
             raise
 
-    def _scratch_file(self, path: str, data: bytes) -> str:
+    def _scratch_file(self, data: bytes) -> str:
         folder = f"{self.directory}/{SCRATCH}"
         with suppress(FileExistsError):
             os.mkdir(folder)
-        scratch = f"{folder}/{os.path.basename(path)}.{os.getpid()}"
-        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        scratch = f"{folder}/{os.getpid()}"
+        with suppress(FileNotFoundError):
+            os.unlink(scratch)  # of a killed process with this id; it may be a published sidecar's second name
+        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             _write_all(fd, data)
         except OSError:

@@ -92,6 +92,25 @@ def test_without_hard_links_a_sidecar_is_renamed_into_place(tmp_path: Path) -> N
         assert left_over(directory) == []
 
 
+@needs("bindfs")
+def test_the_longest_frame_name_fits_in_the_scratch_directory_too(tmp_path: Path) -> None:
+    stem = 232 * "p" + 18 * "1"
+    with bindfs(tmp_path / "back", tmp_path / "mirror") as directory:
+        assert SidecarWriter(str(directory)).publish(stem, content(), FIRST) is Published.NEW
+
+
+@needs("bindfs")
+def test_what_a_killed_worker_left_in_the_scratch_directory_is_not_written_through(tmp_path: Path) -> None:
+    """Killed between link and unlink, it left a second name of a published sidecar; its process id may come again."""
+    with bindfs(tmp_path / "back", tmp_path / "mirror") as directory:
+        writer = SidecarWriter(str(directory))
+        writer.publish(STEM, content(), FIRST)
+        os.link(directory / NAME, directory / SCRATCH / str(os.getpid()))
+        assert writer.publish("capture_2", b"another", FIRST) is Published.NEW
+        assert (directory / NAME).read_bytes() == content()
+        assert left_over(directory) == []
+
+
 # -- what is there already --------------------------------------------------------------------------------------------
 
 
