@@ -75,6 +75,7 @@ class Child:
     def __init__(self, handover: Handover) -> None:
         self.spec = handover.spec
         self.settings = handover.settings
+        self.heartbeat_s = min(HEARTBEAT_S, handover.settings.hang_s / 2)  # or an idle child would pass for hung
         self.ring = Ring(handover.ring_fd)
         self.board = Board(handover.board_fd)
         self.row: ChildRow = self.board.memory.children[self.spec.row]

@@ -56,6 +56,7 @@ class Watched:
         self.row = board.memory.sources[lane.index]
         self.directory = Directory(source.dir, FrameNames(source.prefix))
         self.pending = Pending()
+        lane.set_pending(0)  # what waited in a predecessor is found again by the listing
         self.wd: int | None = None
         self.inode: tuple[int, int] | None = None  # the directory armed last
         self.listed: set[Frame] = set()  # queued from the last listing; their events may still come
@@ -408,7 +409,7 @@ def run(child: Child) -> int:
     while not child.stopping:
         now_ns = time.monotonic_ns()
         child.beat(now_ns)
-        child.signals.wait(watcher.timeout_s(now_ns))
+        child.signals.wait(min(child.heartbeat_s, watcher.timeout_s(now_ns)))
         watcher.step(time.monotonic_ns())
     watcher.close()
     return 0

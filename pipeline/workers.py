@@ -303,7 +303,7 @@ def run(child: Child) -> int:
         if now_ns >= noise_due_ns:
             noise.drain()
             noise_due_ns = now_ns + int(HEARTBEAT_S * _NS)
-        if not worker.step() and child.signals.wait(HEARTBEAT_S):
+        if not worker.step() and child.signals.wait(child.heartbeat_s):
             doorbell.clear()
     drain_until_ns = time.monotonic_ns() + int(DRAIN_S * _NS)
     while time.monotonic_ns() < drain_until_ns and worker.step():

@@ -36,7 +36,7 @@ def idle(child: Child) -> int:
     """Lives and beats until it is told to stop."""
     while not child.stopping:
         child.beat(time.monotonic_ns())
-        child.signals.wait(HEARTBEAT_S)
+        child.signals.wait(child.heartbeat_s)
     return 0
 
 
