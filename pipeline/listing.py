@@ -123,9 +123,12 @@ class Listing:
         Names repeat after a numbering restart, so the few candidates are asked for their time: nothing older than
         `last` is new. A frame that overwrote an older one still has that one's sidecar; such frames follow `last`
         without a break, or, after an unseen restart, begin at the lowest number. Such a restart may have overwritten
-        `last` itself; then the time of its sidecar stands for the frame that was accepted.
+        `last` itself; then the time of its sidecar stands for the frame that was accepted. Where `last` has gone,
+        this may be another directory under the old name: all that has no sidecar is new.
         """
         since = self.directory.mtime_ns(last, SIDECAR_SUFFIX if self._is_stale(last) else SUFFIX)
+        if since is None and last[1]:
+            return self.unjudged()
         newer = [_unpack(packed) for packed in self._frames[bisect_right(self._frames, _pack((last[0], _WIDTHS))) :]]
         found = set(takewhile(self._is_stale, newer))
         found.update(f for f in newer if not self.is_judged(f) and self._came_after(f, since, equal=True))

@@ -44,6 +44,7 @@ _MOVED_TO, _OVERFLOW = int(flags.MOVED_TO), int(flags.Q_OVERFLOW)
 _LOST = int(flags.DELETE_SELF | flags.MOVE_SELF | flags.IGNORED | flags.UNMOUNT)
 _SYSCTL = {errno.ENOSPC: "fs.inotify.max_user_watches", errno.EMFILE: "fs.inotify.max_user_instances"}
 _NOTHING_YET: Frame = (-1, 0)
+_GONE = (-1, -1)
 _NS = 1_000_000_000
 
 
@@ -178,6 +179,7 @@ class Watcher:
         why = "+".join(flag.name.lower() for flag in flags.from_mask(mask))
         log.warning(event("watch lost", source=watched.source.name, why=why))
         self._unwatch(watched)
+        watched.inode = _GONE  # its number may be that of its successor: ext4 gives it away at once
         self._arm(watched, now_ns)
 
     # -- frames -------------------------------------------------------------------------------------------------
@@ -262,6 +264,7 @@ class Watcher:
         except OSError as error:
             self._lose(watched, error)
             return
+        watched.quiet_ns = int((QUIET_S if watched.last[0] >= 0 else POLL_S) * _NS)
         watched.row.rearmed += was is not SourceState.NEW
         watched.row.state = state
         log.info(event("armed", source=watched.source.name, by=state.name.lower(), queued=queued))
@@ -277,8 +280,8 @@ class Watcher:
         try:
             watched.wd = self.inotify.add_watch(watched.source.dir, _MASK)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                raise
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+                raise  # polling would not see it either
             sysctl = _SYSCTL.get(error.errno or 0, "none")
             log.warning(event("watch refused, polling", source=name, cause=describe(error), raise_sysctl=sysctl))
             return SourceState.POLLING
@@ -319,14 +322,14 @@ class Watcher:
 
     # -- what is there already -----------------------------------------------------------------------------------
 
-    def _list(self, watched: Watched) -> Listing:
+    def _list(self, watched: Watched, now_ns: int) -> Listing:
         watched.row.scans += 1
-        watched.hit_ns = time.monotonic_ns()
+        watched.hit_ns = now_ns
         return Listing(watched.directory)
 
     def _queue_first(self, watched: Watched, now_ns: int) -> int:
         """The start of the program: the newest frames without a sidecar, `startup_frames` at most."""
-        listing = self._list(watched)
+        listing = self._list(watched, now_ns)
         newest = listing.newest() or _NOTHING_YET
         watched.lane.set_floor(newest[0])
         queued = self._queue(watched, listing.unjudged(), self._settings.startup_frames, now_ns)
@@ -335,14 +338,14 @@ class Watcher:
 
     def _queue_fresh(self, watched: Watched, now_ns: int) -> int:
         """A directory that was not there before: all it holds without a sidecar, as much as a lane takes."""
-        listing = self._list(watched)
+        listing = self._list(watched, now_ns)
         queued = self._queue(watched, listing.unjudged(), CAPACITY, now_ns)
         watched.last = listing.newest() or _NOTHING_YET
         return queued
 
     def _queue_missed(self, watched: Watched, now_ns: int) -> int:
         """The same directory as before: what came after the last frame accepted. Returns how many."""
-        missed = self._list(watched).missed_after(watched.last)
+        missed = self._list(watched, now_ns).missed_after(watched.last)
         return self._queue(watched, missed, len(missed), now_ns)
 
     def _queue(self, watched: Watched, frames: list[Frame], at_most: int, now_ns: int) -> int:
@@ -374,7 +377,7 @@ class Watcher:
         if found:
             watched.hit_ns, watched.quiet_ns = now_ns, int(QUIET_S * _NS)
             return
-        if watched.last[0] >= 0 and now_ns - watched.hit_ns < watched.quiet_ns:
+        if now_ns - watched.hit_ns < watched.quiet_ns:
             return
         try:
             mtime_ns = os.stat(watched.source.dir).st_mtime_ns
@@ -389,13 +392,28 @@ class Watcher:
 
     def _suspect_blindness(self, watched: Watched, now_ns: int) -> None:
         """The directory changed and inotify was silent. If new frames are there, this file system hides its renames."""
-        there = watched.directory.next_frames(watched.last, PROBE_WINDOW)
-        self._take_events(now_ns)  # the events of all that is there have come by now, if they come at all
-        if not any(frame[0] > watched.last[0] for frame in there):
-            return
-        log.warning(event("frames came without inotify events, polling", source=watched.source.name))
-        self._unwatch(watched)
-        watched.row.state = SourceState.POLLING
+        try:
+            there = self._unseen(watched, now_ns)
+            self._take_events(now_ns)  # the events of all that is there have come by now, if they come at all
+            if not any(frame[0] > watched.last[0] for frame in there):
+                return
+            log.warning(event("frames came without inotify events, polling", source=watched.source.name))
+            self._unwatch(watched)
+            watched.row.state = SourceState.POLLING
+            self._queue_missed(watched, now_ns)
+        except OSError as error:
+            self._lose(watched, error)
+
+    def _unseen(self, watched: Watched, now_ns: int) -> list[Frame]:
+        """Frames newer than the last one seen. Where none was ever seen, only a listing can tell: ever more rarely."""
+        last, directory = watched.last, watched.directory
+        if last[0] >= 0:
+            since = directory.mtime_ns(last) or 0
+            return [f for f in directory.next_frames(last, PROBE_WINDOW) if (directory.mtime_ns(f) or 0) >= since]
+        if now_ns - watched.hit_ns < watched.quiet_ns:
+            return []
+        watched.quiet_ns = min(2 * watched.quiet_ns, int(QUIET_CAP_S * _NS))
+        return self._list(watched, now_ns).unjudged()
 
 
 def run(child: Child) -> int:

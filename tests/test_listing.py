@@ -162,10 +162,17 @@ def test_unjudged_frames_before_the_last_are_not_missed(recorded: Recorded) -> N
     assert recorded.missed_after(5) == []
 
 
-def test_a_last_frame_that_has_gone_leaves_the_numbers_to_tell(recorded: Recorded) -> None:
+def test_a_last_frame_that_has_gone_may_mean_another_directory(recorded: Recorded) -> None:
+    recorded.judged(3, 3)
     recorded.frame(4, 4)
     recorded.frame(6, 6)
-    assert recorded.missed_after(5) == [6]
+    assert recorded.missed_after(5) == [4, 6]
+
+
+def test_a_last_frame_known_by_its_number_alone_leaves_the_numbers_to_tell(recorded: Recorded) -> None:
+    recorded.frame(4, 4)
+    recorded.frame(6, 6)
+    assert Listing(recorded.directory).missed_after((5, 0)) == [(6, 9)]
 
 
 def test_nothing_seen_yet_means_that_all_is_missed(recorded: Recorded) -> None:
