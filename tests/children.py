@@ -57,6 +57,11 @@ def wrong_configuration(child: Child) -> int:
     raise ConfigError("toy: wrong from birth; give it another one")
 
 
+def fault_of_ours(child: Child) -> int:
+    """Ends by an exception that nobody expected."""
+    raise RuntimeError("toy: nobody expected this")
+
+
 def ready_then_crash_at_bell(child: Child) -> int:
     """Becomes ready, then crashes without progress when its doorbell is rung."""
     child.beat(time.monotonic_ns())

@@ -168,6 +168,7 @@ def test_ready_is_said_once_when_all_run(stage: Callable[..., Stage]) -> None:
         ("ready_then_exit", "OK"),
         ("crash_at_start", str(EXIT_OWN)),
         ("wrong_configuration", "CONFIG"),
+        ("fault_of_ours", "SOFTWARE"),
         ("segfault", "SIGSEGV"),
         ("leak", "OK"),
     ],
