@@ -130,7 +130,7 @@ def test_1_no_frame_is_lost_in_a_storm_of_kills(rig: Callable[..., Rig], tmp_pat
                     service.publish(number // 4 + 1, source=names[number % 4])
                     number += 1
             victim = chance.choice(rows)
-            ripe = victim.turns > 0 or (victim.pid and chance.random() < 0.001)
+            ripe = victim.busy_since_ns or chance.random() < (0.02 if victim.turns else 0.001)
             if killed < KILLS and ripe and time.monotonic_ns() - kill_ns > KILL_EVERY_S * 1e9:
                 kill_ns = time.monotonic_ns()
                 hit_in_work += victim.busy_since_ns > 0
@@ -397,18 +397,21 @@ def test_9_sigterm_under_load_ends_with_0_and_loses_nothing(rig: Callable[..., R
 
 
 def test_36_a_slow_worker_never_blocks_the_watcher(tmp_path: Path) -> None:
-    # Given a worker that can do 20 frames/s, and more frames at once than a lane holds
+    # Given a worker that hesitates at its first frame, then does 20 frames/s
     count = CAPACITY + 300
     with (
-        ToyRig(tmp_path, "--workers=1", config(tmp_path, overload_lag_s=0.5)) as service,
+        gate(tmp_path) as open_gate,
+        ToyRig(tmp_path, "--workers=1", config(tmp_path, overload_lag_s=0.5, hang_s=60)) as service,
         ring_of(service) as ring,
     ):
         row, lane = source_row(service), ring.lanes[0]
+        # When more frames come than a lane holds
         for number in range(1, count + 1):
-            service.publish(number, with_order(number, "sleep 0.05"))
-        # Then the watcher has seen them all while nearly all are still waiting
+            service.publish(number, with_order(number, "gate" if number == 1 else "sleep 0.05"))
+        # Then the watcher has seen them all while all are still waiting
         wait_until(lambda: row.events == count, 20, "all events taken")
-        assert lane.books().in_flight > CAPACITY / 2
+        assert lane.books().in_flight == count
+        open_gate()
         # And every one gets its sidecar long before they could all have been judged, what was passed over says so
         found = service.wait_sidecars(count, timeout_s=count * 0.05 / 2)
         passed_over = [content for content in found.values() if not content["analyzed"]]
@@ -433,19 +436,19 @@ def test_37_a_fast_source_does_not_starve_a_slow_one(tmp_path: Path) -> None:
         ToyRig(tmp_path, "--workers=1", config(tmp_path, overload_lag_s=600), sources=("fast", "slow")) as service,
         ring_of(service) as ring,
     ):
-        for number in range(1, 201):
+        for number in range(1, 121):
             service.publish(number, with_order(number, "sleep 0.02"), source="fast")
-        wait_until(lambda: ring.lanes[0].head == 200, 10, "all put")
+        wait_until(lambda: ring.lanes[0].head == 120, 10, "all put")
         # When the other publishes a frame now and then
         for number in range(1, 6):
             service.publish(number, source="slow")
             slow = service.wait_sidecars(number, "slow")
-        assert ring.lanes[0].backlog > 100, "the fast one is no longer ahead"
-        fast = service.wait_sidecars(200, "fast")
+        assert ring.lanes[0].backlog > 50, "the fast one is no longer ahead"
+        fast = service.wait_sidecars(120, "fast")
         service.books()
     # Then it waits for one frame of the fast one, not for all
     waits = {name: [c["performance_ms"]["queued"] for c in all_.values()] for name, all_ in (("f", fast), ("s", slow))}
-    assert max(waits["f"]) > 2000
+    assert max(waits["f"]) > 1000
     assert max(waits["s"]) < max(waits["f"]) / 4
 
 

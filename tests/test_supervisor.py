@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -500,12 +501,14 @@ def test_50_respawns_leak_no_descriptor(stage: Callable[..., Stage]) -> None:
     # Given a child that dies with fifty descriptors open, and shows how many it was born with
     toys = stage("leak")
     toys.turn_until(lambda: toys.row.restarts >= 1 and toys.row.heartbeat_ns, "a first respawn")
+    gc.collect()  # what earlier tests have left to the collector is not counted
     ours, theirs = open_descriptors(os.getpid()), toys.row.turns
     # When it has died fifty times
     toys.turn_until(lambda: toys.row.restarts >= 51 and toys.row.heartbeat_ns, "fifty more")
     # Then neither we nor its successor have one more
     assert len(toys.deaths) >= 51
-    assert (open_descriptors(os.getpid()), toys.row.turns) == (ours, theirs)
+    assert toys.row.turns == theirs
+    assert open_descriptors(os.getpid()) <= ours + 1  # the pidfd of one that has not been reaped
 
 
 def test_a_child_inherits_what_it_was_given_and_no_more(stage: Callable[..., Stage]) -> None:
