@@ -16,6 +16,8 @@ from pipeline.model import Exit, InputError, InvalidFrame, describe
 from pipeline.settings import Source
 from pipeline.sidecar import Sidecar
 
+MIN_FPS, MAX_FPS = 0.001, 1000.0
+
 EPILOG = """\
 examples:
   ./stillwatch replay recordings/stb1                      a table of what was found
@@ -28,9 +30,11 @@ Exit codes: 0 judged, 66 a directory is missing or holds no frames.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `replay`."""
     parser.add_argument("dirs", nargs="+", metavar="DIR", help="a directory of <prefix><digits>.jpg files")
-    parser.add_argument("--fps", type=_positive, default=5.0, help="frames per second of the recording (default 5)")
+    parser.add_argument("--fps", type=_rate, default=5.0, help="frames per second of the recording (default 5)")
     parser.add_argument("--json", action="store_true", help="one line of JSON per frame on standard output")
-    parser.add_argument("--prefix", default="capture_", help="what frame names begin with (default capture_)")
+    parser.add_argument(
+        "--prefix", type=_utf8, default="capture_", help="what frame names begin with (default capture_)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -84,7 +88,7 @@ class Recording:
     """One recorded directory and what was found in it."""
 
     def __init__(self, path: str, prefix: str, fps: float) -> None:
-        name = os.path.basename(os.path.abspath(path)) or "root"
+        name = os.fsencode(os.path.basename(os.path.abspath(path))).decode("utf-8", "backslashreplace") or "root"
         self.source = Source(name=name, dir=path, prefix=prefix)
         self.fps = fps
         self._names = FrameNames(prefix)
@@ -160,8 +164,16 @@ class Recording:
                 self._open.pop(condition, None)
 
 
-def _positive(text: str) -> float:
+def _rate(text: str) -> float:
     value = float(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError("must be above 0")
+    if not MIN_FPS <= value <= MAX_FPS:
+        raise argparse.ArgumentTypeError(f"must be from {MIN_FPS} to {MAX_FPS}")
     return value
+
+
+def _utf8(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError("must be valid UTF-8") from error
+    return text
