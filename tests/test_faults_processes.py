@@ -330,6 +330,23 @@ def test_6_frames_that_waited_in_a_dead_watcher_are_counted_once(rig: Callable[.
     assert (books["published"], books["judged"], books["in_flight"]) == (count, count, 0)
 
 
+def test_6_a_watcher_killed_before_it_rang_does_not_leave_its_frame_waiting(rig: Callable[..., Rig]) -> None:
+    # Given an idle worker, and a watcher that has put a frame and not yet rung its doorbell
+    with rig("--workers=1") as service, ring_of(service) as ring:
+        pid = running_pid(service, "watcher")
+        with stopped(pid):
+            service.publish(1)
+            assert ring.lanes[0].put(1, 9, time.monotonic_ns())
+            # When it is killed
+            os.kill(pid, signal.SIGKILL)
+        running_pid(service, "watcher", but=pid)
+        # Then its successor rings, long before the worker would have looked by itself (every 5 s)
+        assert judged(service.wait_sidecars(1, timeout_s=2)) == [1]
+        books = service.books()["a"]
+    assert deaths(service, "SIGKILL") == 1
+    assert (books["published"], books["judged"]) == (1, 1)
+
+
 # -- 7, 9: the end of the supervisor ----------------------------------------------------------------------------------
 
 
