@@ -24,13 +24,24 @@ UNPRIVILEGED = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--")
 
 STRANGER = 65534  # whose files those are
 
+_DEVICE = {"bindfs": "/dev/fuse", "mount.exfat-fuse": "/dev/fuse", "losetup": "/dev/loop-control"}
+_CAP_SYS_ADMIN = 1 << 21
+
 
 def needs(*tools: str, root: bool = True) -> pytest.MarkDecorator:
-    """Skip where a tool (or root) is missing, and say which."""
+    """Skip where a tool (or the device that it uses, or root with the right to mount) is missing, and say which."""
     missing = [tool for tool in tools if not shutil.which(tool)]
-    if root and os.geteuid() != 0:
-        missing.insert(0, "root")
+    missing += [_DEVICE[tool] for tool in tools if tool in _DEVICE and not os.path.exists(_DEVICE[tool])]
+    if root and not _is_root():
+        missing.insert(0, "root with CAP_SYS_ADMIN")
     return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
+
+
+def _is_root() -> bool:
+    """Containers run as a root that may not mount."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return os.geteuid() == 0 and bool(found and int(found[1], 16) & _CAP_SYS_ADMIN)
 
 
 class FaultRig(Rig):

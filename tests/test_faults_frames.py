@@ -260,7 +260,6 @@ def lowest_free_descriptor(process: psutil.Process) -> int:
     return next(fd for fd in range(len(taken) + 1) if fd not in taken)
 
 
-@needs()
 def test_a_worker_without_descriptors_says_so_and_recovers(service: FaultRig) -> None:
     with service:
         service.publish(1)
