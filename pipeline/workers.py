@@ -145,8 +145,8 @@ class ServedLane:
         self._say(logging.WARNING, "frame unreadable", frame=stem, cause=describe(error))
         try:
             identity = identity_of(os.stat(path))
-        except OSError:
-            return Outcome.VANISHED if error.errno in _GONE else Outcome.SKIPPED
+        except OSError as later:
+            return Outcome.VANISHED if later.errno in _GONE else Outcome.SKIPPED
         return self._skip(slot, stem, identity, f"unreadable: {describe(error)}")
 
     def _skip(self, slot: Slot, stem: str, identity: FrameId, reason: str) -> Outcome:

@@ -299,6 +299,22 @@ def test_an_input_error_that_stays_is_skipped_and_the_next_frame_judged(service:
 
 
 @needs("strace")
+def test_a_frame_that_goes_while_it_is_refused_has_vanished(service: FaultRig) -> None:
+    with service:
+        path, log = service.dir / frame_name(1), service.base / "strace.log"
+        with failing_calls(service.child("worker").pid, "openat:error=EACCES", path, log):
+            watcher = service.child("watcher")
+            watcher.suspend()
+            service.publish(1).unlink()
+            watcher.resume()
+            service.publish(2)
+            service.wait_sidecars(1)
+        assert "INJECTED" in log.read_text()
+        books = service.books()["a"]
+        assert (books["judged"], books["vanished"], books["skipped"]) == (1, 1, 0)
+
+
+@needs("strace")
 def test_an_input_error_that_passes_costs_nothing(service: FaultRig) -> None:
     with service:
         service.publish(1)
