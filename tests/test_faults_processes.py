@@ -28,6 +28,7 @@ from tests.live import (
     board_of,
     child_row,
     damage,
+    ended,
     is_gone,
     record_at,
     ring_of,
@@ -357,12 +358,13 @@ def test_7_a_killed_supervisor_leaves_nothing_and_can_start_again(rig: Callable[
         assert service.process
         for number in range(1, 31):
             service.publish(number, source="a")
-        children = [process.pid for process in service.tree()[1:]]
+        children = service.tree()[1:]
         assert len(children) == 3
-        # When its supervisor is killed
-        service.process.kill()
-        # Then its children are gone within 2 s, and nothing in shared memory is left
-        wait_until(lambda: all(map(is_gone, children)), 2, "the children's end")
+        with ended(children):
+            # When its supervisor is killed
+            service.process.kill()
+            # Then its children are gone within 2 s, and nothing in shared memory is left
+            wait_until(lambda: all(is_gone(child.pid) for child in children), 2, "the children's end")
         assert service.process.wait() == -signal.SIGKILL
         assert set(os.listdir("/dev/shm")) == shared
         # And it starts again in the same runtime directory, with what is left to judge

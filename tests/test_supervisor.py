@@ -23,7 +23,7 @@ from pipeline.ring import Doorbell, Ring
 from pipeline.settings import Settings
 from pipeline.supervisor import MAX_FAILED_STARTS, PROGRESS_S, START_S, Death, Supervisor, Timer
 from tests.children import EXIT_OWN
-from tests.live import ROOT_ENVIRONMENT, is_gone, python, stopped
+from tests.live import ROOT_ENVIRONMENT, ended, is_gone, python, stopped
 from tests.support import open_descriptors, wait_until
 
 NS = 1_000_000_000
@@ -535,10 +535,11 @@ def test_a_killed_supervisor_takes_its_children_along(tmp_path: Path, moment: st
             assert supervisor.stdout and supervisor.stdout.readline() == b"ready\n"
         wait_until(lambda: len(family.children()) == 3, 20, "three children")
         children = family.children()
-        # When it is killed
-        supervisor.kill()
-        # Then nobody is left
-        wait_until(lambda: all(is_gone(child.pid) for child in children), 2 if moment == "ready" else 10, str(children))
+        with ended(children):
+            # When it is killed
+            supervisor.kill()
+            # Then nobody is left
+            wait_until(lambda: all(is_gone(child.pid) for child in children), 2 if moment == "ready" else 10, moment)
         assert supervisor.wait(5) == -signal.SIGKILL
 
 
