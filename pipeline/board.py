@@ -57,7 +57,8 @@ class SourceRow(ctypes.Structure):
             ctypes.c_uint64,
         ),  # watcher: frames found by a scan and not queued (older than asked for)
         ("last_put_ns", ctypes.c_uint64),  # watcher
-        ("spare_w", ctypes.c_uint64 * 8),
+        ("seen_ns", ctypes.c_int64),  # watcher: file time of a frame put lately; what is older is not new
+        ("spare_w", ctypes.c_uint64 * 7),
         ("last_number", ctypes.c_uint64),  # worker, and all that follow
         ("last_done_ns", ctypes.c_uint64),
         ("lag_ns", ctypes.c_uint64),  # put to sidecar of the last frame

@@ -1,57 +1,20 @@
 """What a source's directory holds, and which of it the watcher has missed. Names only, wherever names are enough.
 
 Used when events may have been lost (start, overflow, new directory, successor of a killed watcher), never while they
-flow. Frames that a full lane refused wait here as well.
+flow.
 """
 
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
-from collections import deque
-from itertools import takewhile
 
 from pipeline.frames import SIDECAR_SUFFIX, SUFFIX, FrameNames
 
 Frame = tuple[int, int]
 """Number and digit count: together the exact name."""
 
-MAX_RANGES = 100_000
 _WIDTH_BITS = 5
 _WIDTHS = (1 << _WIDTH_BITS) - 1
-
-
-class Pending:
-    """Frames that a full lane refused, oldest first, as ranges of numbers: a burst of 20,000 is one range."""
-
-    def __init__(self) -> None:
-        self._ranges: deque[list[int]] = deque()  # first number, last number, digits
-        self.count = 0
-
-    def append(self, frame: Frame) -> bool:
-        """Add the newest frame; False when even the ranges have become too many."""
-        number, width = frame
-        if self._ranges and self._ranges[-1][1:] == [number - 1, width]:
-            self._ranges[-1][1] = number
-        elif len(self._ranges) < MAX_RANGES:
-            self._ranges.append([number, number, width])
-        else:
-            return False
-        self.count += 1
-        return True
-
-    def first(self) -> Frame:
-        return self._ranges[0][0], self._ranges[0][2]
-
-    def drop_first(self) -> None:
-        self.count -= 1
-        oldest = self._ranges[0]
-        oldest[0] += 1
-        if oldest[0] > oldest[1]:
-            self._ranges.popleft()
-
-    def __contains__(self, frame: Frame) -> bool:
-        return any(first <= frame[0] <= last and width == frame[1] for first, last, width in self._ranges)
 
 
 class Directory:
@@ -113,37 +76,20 @@ class Listing:
         """The frames without a sidecar, ascending."""
         return [_unpack(packed) for packed in self._frames if packed not in self._judged]
 
-    def is_judged(self, frame: Frame) -> bool:
-        """Whether a sidecar of this name is there."""
-        return _pack(frame) in self._judged
+    def new_since(self, since_ns: int) -> list[Frame]:
+        """The frames whose file time is `since_ns` or later and that have no sidecar of their own, oldest first.
 
-    def missed_after(self, last: Frame) -> list[Frame]:
-        """The frames that came after `last` without being seen, in the order in which they came.
-
-        Names repeat after a numbering restart, so the few candidates are asked for their time: nothing older than
-        `last` is new. A frame that overwrote an older one still has that one's sidecar; such frames follow `last`
-        without a break, or, after an unseen restart, begin at the lowest number. Such a restart may have overwritten
-        `last` itself; then the time of its sidecar stands for the frame that was accepted. Where `last` has gone,
-        this may be another directory under the old name: all that has no sidecar is new.
+        Times decide, not numbers: names repeat after a numbering restart, and a frame that overwrote an older one
+        still has that one's sidecar beside it. One `stat` per frame, and one more for those that are new enough.
         """
-        since = self.directory.mtime_ns(last, SIDECAR_SUFFIX if self._is_stale(last) else SUFFIX)
-        if since is None and last[1]:
-            return self.unjudged()
-        newer = [_unpack(packed) for packed in self._frames[bisect_right(self._frames, _pack((last[0], _WIDTHS))) :]]
-        found = set(takewhile(self._is_stale, newer))
-        found.update(f for f in newer if not self.is_judged(f) and self._came_after(f, since, equal=True))
-        restarted: list[Frame] = []
-        if since is not None:
-            restarted += takewhile(lambda frame: self._came_after(frame, since), map(_unpack, self._frames))
-        return [*sorted(found.difference(restarted)), *restarted]
-
-    def _came_after(self, frame: Frame, since: int | None, *, equal: bool = False) -> bool:
-        mtime = self.directory.mtime_ns(frame)
-        return since is None or (mtime is not None and (mtime > since or (equal and mtime == since)))
-
-    def _is_stale(self, frame: Frame) -> bool:
-        """Whether a frame overwrote the one that its sidecar speaks of."""
-        return self.is_judged(frame) and not self.directory.has_sidecar(frame)
+        found = []
+        for frame in map(_unpack, self._frames):
+            mtime_ns = self.directory.mtime_ns(frame)
+            if mtime_ns is not None and mtime_ns >= since_ns:
+                judged_ns = self.directory.mtime_ns(frame, SIDECAR_SUFFIX) if _pack(frame) in self._judged else None
+                if judged_ns is None or judged_ns < mtime_ns:
+                    found.append((mtime_ns, frame))
+        return [frame for _, frame in sorted(found)]
 
 
 def _pack(frame: Frame) -> int:

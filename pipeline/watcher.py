@@ -6,9 +6,9 @@ It decodes nothing, writes no file, and knows no network. Per source:
           +--> POLLING   next numbers are probed instead       <--+  mounted over: MISSING until one is there again
           +--> MISSING   looked for every CHECK_S              ---'
 
-Arming is always: watch first, then one names-only listing, then forget the events which that listing has already
-answered. The same listing reconciles whenever events may have been lost: an overflow, another directory under the old
-path, a successor of a killed watcher. No directory is listed while events flow.
+Arming is always: watch first, then one listing, then read the events that came meanwhile, then queue what either has
+seen. The same is done whenever events may have been lost: an overflow, another directory under the old path, a
+successor of a killed watcher. No directory is listed while events flow.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from inotify_simple import INotify, flags
 
 from pipeline.board import Board
 from pipeline.child import HEARTBEAT_S, Child, event, log, trim_memory
-from pipeline.frames import FrameNames
-from pipeline.listing import Directory, Frame, Listing, Pending
+from pipeline.intake import Intake
+from pipeline.listing import Frame, Listing
 from pipeline.model import ConfigError, SourceState, describe
 from pipeline.mounts import file_system_type, is_blind
-from pipeline.ring import CAPACITY, Doorbell, Lane, Ring, TornSlot
+from pipeline.ring import Doorbell, Lane, Ring
 from pipeline.settings import Settings, Source
 
 CHECK_S = 2.5
@@ -43,35 +43,24 @@ _MASK = flags.MOVED_TO | flags.DELETE_SELF | flags.MOVE_SELF | flags.ONLYDIR
 _MOVED_TO, _OVERFLOW = int(flags.MOVED_TO), int(flags.Q_OVERFLOW)
 _LOST = int(flags.DELETE_SELF | flags.MOVE_SELF | flags.IGNORED | flags.UNMOUNT)
 _SYSCTL = {errno.ENOSPC: "fs.inotify.max_user_watches", errno.EMFILE: "fs.inotify.max_user_instances"}
-_NOTHING_YET: Frame = (-1, 0)
 _GONE = (-1, -1)
 _NS = 1_000_000_000
 
 
 class Watched:
-    """One source as the watcher sees it."""
+    """How the watcher sees one source's directory. The frames themselves are the intake's."""
 
     def __init__(self, source: Source, lane: Lane, board: Board) -> None:
         self.source = source
         self.lane = lane
         self.row = board.memory.sources[lane.index]
-        self.directory = Directory(source.dir, FrameNames(source.prefix))
-        self.pending = Pending()
-        lane.set_pending(0)  # what waited in a predecessor is found again by the listing
+        self.intake = Intake(source, lane, self.row)
         self.wd: int | None = None
         self.inode: tuple[int, int] | None = None  # the directory armed last
-        self.listed: set[Frame] = set()  # queued from the last listing; their events may still come
-        self.last = self._last_frame()
         self.mtime_ns = 0  # of the directory, when last looked at
         self.events = 0  # renames seen when last looked at
         self.quiet_ns = int(QUIET_S * _NS)
         self.hit_ns = 0  # polling: the last find
-
-    def _last_frame(self) -> Frame:
-        """The newest frame that a predecessor accepted."""
-        if slot := self.lane.last_put():
-            return slot.number, slot.width
-        return (self.lane.floor, 0) if self.lane.floor is not None else _NOTHING_YET
 
     @property
     def state(self) -> SourceState:
@@ -88,10 +77,8 @@ class Watcher:
     def __init__(self, settings: Settings, ring: Ring, board: Board, doorbells: list[Doorbell]) -> None:
         self._settings = settings
         self._doorbells = doorbells
-        self._rung: set[int] = set(range(len(doorbells)))  # a predecessor may have died before it rang
         self._debug = log.isEnabledFor(logging.DEBUG)
         self._by_wd: dict[int, Watched] = {}
-        self._reconciled: list[Watched] = []
         self._check_due_ns = 0
         self.sources = [Watched(source, ring.lanes[n], board) for n, source in enumerate(settings.source)]
         self.inotify = self._open_inotify()
@@ -99,8 +86,9 @@ class Watcher:
     # -- the loop -----------------------------------------------------------------------------------------------
 
     def step(self, now_ns: int) -> None:
-        """Take the events, look at the directories when that is due, put what waits, ring once per worker."""
+        """Take the events, look at the directories when that is due, put what waits; ring once per worker and part."""
         self._take_events(now_ns)
+        self._ring()
         if now_ns >= self._check_due_ns:
             self._check_due_ns = now_ns + int(CHECK_S * _NS)
             for watched in self.sources:
@@ -109,15 +97,24 @@ class Watcher:
         for watched in self.sources:
             if watched.row.state == SourceState.POLLING:
                 self._probe(watched, now_ns)
-            if watched.pending.count:
-                self._put_pending(watched, now_ns)
-        for worker in self._rung:
-            self._doorbells[worker].ring()
-        self._rung.clear()
+            if watched.intake.pending.count:
+                watched.intake.put_pending(now_ns)
+        self._ring()
+
+    def _ring(self) -> None:
+        """Wake the workers that have got something since the last ring."""
+        rung = set()
+        for watched in self.sources:
+            if watched.intake.put_since_ring:
+                watched.intake.put_since_ring = False
+                rung.add(watched.lane.holder)
+        for worker in rung:
+            if worker is not None:
+                self._doorbells[worker].ring()
 
     def timeout_s(self, now_ns: int) -> float:
         """How long the loop may sleep when nothing happens."""
-        if any(watched.pending.count for watched in self.sources):
+        if any(watched.intake.pending.count for watched in self.sources):
             return CATCH_UP_S
         if any(watched.row.state == SourceState.POLLING for watched in self.sources):
             return POLL_S
@@ -133,9 +130,9 @@ class Watcher:
     # -- events -------------------------------------------------------------------------------------------------
 
     def _take_events(self, now_ns: int) -> None:
-        """Handle all events that are there. The read after a listing brings those that the listing has answered."""
+        """Handle all events that are there; those read after a listing settle it."""
         while self.inotify:
-            answered, self._reconciled = self._reconciled, []
+            listed = [watched for watched in self.sources if watched.intake.unsettled]
             for wd, mask, _cookie, name in self.inotify.read(timeout=0):
                 if mask & _MOVED_TO:
                     if watched := self._by_wd.get(wd):
@@ -144,25 +141,20 @@ class Watcher:
                     self._on_overflow(now_ns)
                 elif mask & _LOST and (watched := self._by_wd.get(wd)):
                     self._on_lost(watched, mask, now_ns)
-            for watched in answered:
-                if watched not in self._reconciled:
-                    watched.listed.clear()
-            if not self._reconciled:
+            for watched in listed:
+                watched.intake.settle(now_ns)
+            if not any(watched.intake.unsettled for watched in self.sources):
                 return
 
     def _on_rename(self, watched: Watched, name: str, now_ns: int) -> None:
-        names = watched.directory.names
+        names = watched.intake.names
         frame = names.parse(name)
         if frame is None:
             watched.row.refused_names += names.is_refused(name)
             return
-        watched.row.events += 1
         if self._debug:
             log.debug("inotify event: %s", name)
-        if frame in watched.listed:
-            watched.listed.discard(frame)
-        else:
-            self._accept(watched, frame, now_ns)
+        watched.intake.on_rename(frame, now_ns)
 
     def _on_overflow(self, now_ns: int) -> None:
         """The kernel dropped the newest events, of whatever watch: list every watched directory once."""
@@ -170,7 +162,7 @@ class Watcher:
         for watched in list(self._by_wd.values()):
             watched.row.overflows += 1
             try:
-                self._queue_missed(watched, now_ns)
+                self._list_missed(watched, now_ns)
             except OSError as error:
                 self._lose(watched, error)
 
@@ -181,37 +173,6 @@ class Watcher:
         self._unwatch(watched)
         watched.inode = _GONE  # its number may be that of its successor: ext4 gives it away at once
         self._arm(watched, now_ns)
-
-    # -- frames -------------------------------------------------------------------------------------------------
-
-    def _accept(self, watched: Watched, frame: Frame, now_ns: int) -> None:
-        """Put a frame into its lane; while the lane is full it waits, and those that come later wait behind it."""
-        watched.last = frame
-        if not watched.pending.count and watched.lane.put(*frame, now_ns):
-            self._ring_for(watched, now_ns)
-            return
-        if not watched.pending.count:
-            log.warning(event("lane full, frames wait", source=watched.source.name, backlog=watched.lane.backlog))
-        if not watched.pending.append(frame):
-            watched.row.left_behind += 1
-        watched.lane.set_pending(watched.pending.count)
-
-    def _put_pending(self, watched: Watched, now_ns: int) -> None:
-        """Move waiting frames into the lane, as many as it takes."""
-        pending, lane = watched.pending, watched.lane
-        while pending.count and lane.has_room:
-            lane.put(*pending.first(), now_ns)
-            pending.drop_first()
-            lane.set_pending(pending.count)
-            self._ring_for(watched, now_ns)
-        if not pending.count:
-            log.info(event("lane caught up", source=watched.source.name))
-
-    def _ring_for(self, watched: Watched, now_ns: int) -> None:
-        watched.row.last_put_ns = now_ns
-        holder = watched.lane.holder
-        if holder is not None:
-            self._rung.add(holder)
 
     # -- arming -------------------------------------------------------------------------------------------------
 
@@ -239,7 +200,9 @@ class Watcher:
             watched.mtime_ns = status.st_mtime_ns
             if watched.events == watched.row.events:
                 self._suspect_blindness(watched, now_ns)
-        watched.events = watched.row.events
+        if watched.events != watched.row.events:
+            watched.events = watched.row.events
+            watched.intake.note_time()
 
     def _arm(self, watched: Watched, now_ns: int) -> None:
         """Watch (or poll) the directory that the path leads to now, then queue what is in it already."""
@@ -253,21 +216,34 @@ class Watcher:
             if (again.st_dev, again.st_ino) != inode:  # replaced meanwhile: the next check arms it
                 self._unwatch(watched)
                 return
-            was, same_as_before = watched.state, watched.inode in (None, inode)
+            was, known = watched.state, watched.inode is not None or watched.armed
             watched.inode, watched.mtime_ns = inode, status.st_mtime_ns
-            if was is SourceState.NEW:
-                queued = self._queue_first(watched, now_ns)
-            elif same_as_before and was in (SourceState.WATCHING, SourceState.POLLING):
-                queued = self._queue_missed(watched, now_ns)
+            if known:
+                self._list_missed(watched, now_ns)
             else:
-                queued = self._queue_fresh(watched, now_ns)
+                watched.hit_ns = now_ns
+                appeared = was is not SourceState.NEW
+                watched.intake.list_first(self._settings.startup_frames, appeared=appeared)
+                self._settle_unwatched(watched, now_ns)
         except OSError as error:
             self._lose(watched, error)
             return
-        watched.quiet_ns = int((QUIET_S if watched.last[0] >= 0 else POLL_S) * _NS)
+        watched.quiet_ns = int((QUIET_S if watched.intake.last[0] >= 0 else POLL_S) * _NS)
         watched.row.rearmed += was is not SourceState.NEW
         watched.row.state = state
-        log.info(event("armed", source=watched.source.name, by=state.name.lower(), queued=queued))
+        log.info(event("armed", source=watched.source.name, by=state.name.lower()))
+
+    def _list_missed(self, watched: Watched, now_ns: int) -> int:
+        """Reconcile a source that was armed before; how many frames were found."""
+        watched.hit_ns = now_ns
+        found = watched.intake.list_missed()
+        self._settle_unwatched(watched, now_ns)
+        return found
+
+    def _settle_unwatched(self, watched: Watched, now_ns: int) -> None:
+        """Without a watch no event can come in between."""
+        if watched.wd is None:
+            watched.intake.settle(now_ns)
 
     def _watch(self, watched: Watched) -> SourceState:
         """Set the inotify watch, or say why this source is polled."""
@@ -320,61 +296,16 @@ class Watcher:
             log.error(event("source refused", cause=text, mend="give each source its own"))
         return True
 
-    # -- what is there already -----------------------------------------------------------------------------------
-
-    def _list(self, watched: Watched, now_ns: int) -> Listing:
-        watched.row.scans += 1
-        watched.hit_ns = now_ns
-        return Listing(watched.directory)
-
-    def _queue_first(self, watched: Watched, now_ns: int) -> int:
-        """The start of the program: the newest frames without a sidecar, `startup_frames` at most."""
-        listing = self._list(watched, now_ns)
-        newest = listing.newest() or _NOTHING_YET
-        watched.lane.set_floor(newest[0])
-        queued = self._queue(watched, listing.unjudged(), self._settings.startup_frames, now_ns)
-        watched.last = newest
-        return queued
-
-    def _queue_fresh(self, watched: Watched, now_ns: int) -> int:
-        """A directory that was not there before: all it holds without a sidecar, as much as a lane takes."""
-        listing = self._list(watched, now_ns)
-        queued = self._queue(watched, listing.unjudged(), CAPACITY, now_ns)
-        watched.last = listing.newest() or _NOTHING_YET
-        return queued
-
-    def _queue_missed(self, watched: Watched, now_ns: int) -> int:
-        """The same directory as before: what came after the last frame accepted. Returns how many."""
-        missed = self._list(watched, now_ns).missed_after(watched.last)
-        return self._queue(watched, missed, len(missed), now_ns)
-
-    def _queue(self, watched: Watched, frames: list[Frame], at_most: int, now_ns: int) -> int:
-        queued = self._frames_in_lane(watched)
-        found = [f for f in frames if f not in queued and f not in watched.pending]
-        chosen = found[-at_most:] if at_most else []
-        watched.row.left_behind += len(found) - len(chosen)
-        for frame in chosen:
-            self._accept(watched, frame, now_ns)
-        if watched.wd is not None:  # only a watched directory has events that this listing may have answered
-            watched.listed = set(chosen)
-            self._reconciled.append(watched)
-        return len(chosen)
-
-    def _frames_in_lane(self, watched: Watched) -> set[Frame]:
-        """What was put and not yet committed. A damaged slot is no frame's."""
-        try:
-            return {(slot.number, slot.width) for slot in watched.lane.ready()}
-        except TornSlot:
-            return set()
-
     # -- polling ------------------------------------------------------------------------------------------------
 
     def _probe(self, watched: Watched, now_ns: int) -> None:
         """One tick of a polled source: look for the next numbers; list only if it was quiet and yet changed."""
-        found = watched.directory.next_frames(watched.last, PROBE_WINDOW) if watched.last[0] >= 0 else []
+        intake = watched.intake
+        found = intake.directory.next_frames(intake.last, PROBE_WINDOW) if intake.last[0] >= 0 else []
         for frame in found:
-            self._accept(watched, frame, now_ns)
+            intake.accept(frame, now_ns)
         if found:
+            watched.row.events += len(found)
             watched.hit_ns, watched.quiet_ns = now_ns, int(QUIET_S * _NS)
             return
         if now_ns - watched.hit_ns < watched.quiet_ns:
@@ -384,36 +315,38 @@ class Watcher:
             if mtime_ns == watched.mtime_ns:
                 return
             watched.mtime_ns = mtime_ns
-            missed = self._queue_missed(watched, now_ns)
+            missed = self._list_missed(watched, now_ns)
         except OSError as error:
             self._lose(watched, error)
             return
         watched.quiet_ns = int(QUIET_S * _NS) if missed else min(2 * watched.quiet_ns, int(QUIET_CAP_S * _NS))
 
     def _suspect_blindness(self, watched: Watched, now_ns: int) -> None:
-        """The directory changed and inotify was silent. If new frames are there, this file system hides its renames."""
+        """The directory changed and inotify was silent. If new frames are there, renames are hidden, or are none."""
         try:
             there = self._unseen(watched, now_ns)
             self._take_events(now_ns)  # the events of all that is there have come by now, if they come at all
-            if not any(frame[0] > watched.last[0] for frame in there):
+            if not any(frame[0] > watched.intake.last[0] for frame in there):
                 return
-            log.warning(event("frames came without inotify events, polling", source=watched.source.name))
+            mend = "publish by rename (FFmpeg: -atomic_writing 1)"
+            log.warning(event("frames came without a rename, polling", source=watched.source.name, mend=mend))
             self._unwatch(watched)
             watched.row.state = SourceState.POLLING
-            self._queue_missed(watched, now_ns)
+            self._list_missed(watched, now_ns)
         except OSError as error:
             self._lose(watched, error)
 
     def _unseen(self, watched: Watched, now_ns: int) -> list[Frame]:
         """Frames newer than the last one seen. Where none was ever seen, only a listing can tell: ever more rarely."""
-        last, directory = watched.last, watched.directory
+        last, directory = watched.intake.last, watched.intake.directory
         if last[0] >= 0:
             since = directory.mtime_ns(last) or 0
             return [f for f in directory.next_frames(last, PROBE_WINDOW) if (directory.mtime_ns(f) or 0) >= since]
         if now_ns - watched.hit_ns < watched.quiet_ns:
             return []
-        watched.quiet_ns = min(2 * watched.quiet_ns, int(QUIET_CAP_S * _NS))
-        return self._list(watched, now_ns).unjudged()
+        watched.hit_ns, watched.quiet_ns = now_ns, min(2 * watched.quiet_ns, int(QUIET_CAP_S * _NS))
+        watched.row.scans += 1
+        return Listing(directory).unjudged()
 
 
 def run(child: Child) -> int:

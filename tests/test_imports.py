@@ -32,17 +32,18 @@ MAP: dict[str, tuple[int, set[str]]] = {  # module: its level, the third-party p
     "listing": (2, set()),
     "r2": (2, {"boto3", "botocore", "urllib3"}),
     "sidecar": (2, {"msgspec"}),
-    "capture": (3, set()),
+    "capture": (4, set()),
     "incidentlog": (3, {"msgspec"}),
-    "report": (3, {"psutil"}),
-    "supervisor": (3, {"msgspec"}),
-    "uploader": (3, set()),
-    "watcher": (3, {"inotify_simple"}),
-    "workers": (3, set()),
-    "commands.replay": (4, set()),
-    "commands.run": (4, {"setproctitle"}),
-    "commands.demo": (5, {"msgspec"}),  # plays its scenes through `run`'s Service
-    "__main__": (6, set()),
+    "intake": (3, set()),
+    "report": (4, {"psutil"}),
+    "supervisor": (4, {"msgspec"}),
+    "uploader": (4, set()),
+    "watcher": (4, {"inotify_simple"}),
+    "workers": (4, set()),
+    "commands.replay": (5, set()),
+    "commands.run": (5, {"setproctitle"}),
+    "commands.demo": (6, {"msgspec"}),  # plays its scenes through `run`'s Service
+    "__main__": (7, set()),
 }
 PACKAGE = ROOT / "pipeline"
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}

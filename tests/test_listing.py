@@ -6,12 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipeline import listing
 from pipeline.frames import FrameNames
-from pipeline.listing import Directory, Frame, Listing, Pending
+from pipeline.listing import Directory, Frame, Listing
 
 NAMES = FrameNames("capture_")
 
@@ -35,8 +32,8 @@ class Recorded:
             self.frame(number, start + number)
             self.sidecar(number, start + number)
 
-    def missed_after(self, number: int) -> list[int]:
-        return [frame[0] for frame in Listing(self.directory).missed_after((number, 9))]
+    def new_since(self, second: int) -> list[int]:
+        return [frame[0] for frame in Listing(self.directory).new_since(second * 1_000_000_000)]
 
     def next_frames(self, number: int, window: int = 8) -> list[Frame]:
         return self.directory.next_frames((number, 9), window)
@@ -50,51 +47,6 @@ class Recorded:
 @pytest.fixture
 def recorded(tmp_path: Path) -> Recorded:
     return Recorded(tmp_path)
-
-
-# -- pending ----------------------------------------------------------------------------------------------------------
-
-FRAMES = st.tuples(st.integers(0, 5), st.sampled_from([1, 9]))
-
-
-@given(st.lists(st.one_of(FRAMES, st.none()), max_size=60))
-def test_pending_behaves_like_a_list(operations: list[Frame | None]) -> None:
-    """A frame is appended, None takes the first: order, count and membership are those of a plain list."""
-    pending, model = Pending(), list[Frame]()
-    for frame in operations:
-        if frame:
-            assert pending.append(frame)
-            model.append(frame)
-        elif model:
-            assert pending.first() == model.pop(0)
-            pending.drop_first()
-        assert pending.count == len(model)
-        assert all((n, w) in pending for n, w in model)
-        assert {(n, w) for n in range(7) for w in (1, 9) if (n, w) in pending} == set(model)
-
-
-def test_a_burst_is_one_range() -> None:
-    pending = Pending()
-    for number in range(20_000):
-        pending.append((number, 9))
-    assert pending.count == 20_000
-    assert len(pending._ranges) == 1
-
-
-def test_when_the_ranges_become_too_many_the_frame_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "MAX_RANGES", 2)
-    pending = Pending()
-    assert [pending.append((number, 9)) for number in (1, 3, 5, 4)] == [True, True, False, True]
-    assert pending.count == 3
-
-
-def test_digits_are_part_of_a_name() -> None:
-    pending = Pending()
-    pending.append((999_999_999, 9))
-    pending.append((1_000_000_000, 10))
-    assert pending.first() == (999_999_999, 9)
-    pending.drop_first()
-    assert pending.first() == (1_000_000_000, 10)
 
 
 # -- what a listing tells ---------------------------------------------------------------------------------------------
@@ -134,75 +86,41 @@ def test_a_directory_that_is_not_there_is_an_error(recorded: Recorded) -> None:
         Listing(recorded.directory)
 
 
-# -- what was missed --------------------------------------------------------------------------------------------------
+# -- what is new ------------------------------------------------------------------------------------------------------
 
 
-def test_what_came_after_the_last_is_missed_over_any_gap(recorded: Recorded) -> None:
+def test_what_came_later_is_new_over_any_gap(recorded: Recorded) -> None:
     recorded.judged(1, 5)
     recorded.frame(6, 6)
     recorded.frame(5000, 7)
-    assert recorded.missed_after(5) == [6, 5000]
+    assert recorded.new_since(5) == [6, 5000]
 
 
-def test_what_came_within_the_same_tick_of_the_clock_is_missed_too(recorded: Recorded) -> None:
+def test_what_came_within_the_same_tick_of_the_clock_is_new_too(recorded: Recorded) -> None:
     recorded.judged(1, 5)
     recorded.frame(6, 5)
-    assert recorded.missed_after(5) == [6]
+    assert recorded.new_since(5) == [6]
 
 
-def test_nothing_is_missed_when_all_is_judged(recorded: Recorded) -> None:
+def test_nothing_is_new_when_all_is_judged(recorded: Recorded) -> None:
     recorded.judged(1, 5)
-    assert recorded.missed_after(3) == []
+    assert recorded.new_since(3) == []
 
 
-def test_unjudged_frames_before_the_last_are_not_missed(recorded: Recorded) -> None:
+def test_older_frames_are_not_new_though_nobody_judged_them(recorded: Recorded) -> None:
     """They were passed over on purpose: a start takes only the newest."""
     for number in range(1, 6):
         recorded.frame(number, number)
-    assert recorded.missed_after(5) == []
+    assert recorded.new_since(6) == []
 
 
-def test_a_last_frame_that_has_gone_may_mean_another_directory(recorded: Recorded) -> None:
-    recorded.judged(3, 3)
-    recorded.frame(4, 4)
-    recorded.frame(6, 6)
-    assert recorded.missed_after(5) == [4, 6]
-
-
-def test_a_last_frame_known_by_its_number_alone_leaves_the_numbers_to_tell(recorded: Recorded) -> None:
-    recorded.frame(4, 4)
-    recorded.frame(6, 6)
-    assert Listing(recorded.directory).missed_after((5, 0)) == [(6, 9)]
-
-
-def test_nothing_seen_yet_means_that_all_is_missed(recorded: Recorded) -> None:
-    recorded.frame(0, 0)
-    recorded.frame(1, 1)
-    recorded.sidecar(1, 1)
-    assert recorded.missed_after(-1) == [0]
-
-
-def test_frames_that_overwrote_judged_ones_are_missed(recorded: Recorded) -> None:
+def test_frames_that_overwrote_judged_ones_are_new(recorded: Recorded) -> None:
     """After a numbering restart the next names still have the sidecars of the earlier recording."""
     recorded.judged(1, 10)
     recorded.judged(1, 3, start=100)
     recorded.frame(4, 104)
     recorded.frame(5, 105)
-    assert recorded.missed_after(3) == [4, 5]
-
-
-def test_old_frames_of_an_earlier_recording_are_not_missed(recorded: Recorded) -> None:
-    recorded.judged(1, 2, start=100)
-    for number in range(3, 11):
-        recorded.frame(number, number)
-    assert recorded.missed_after(2) == []
-
-
-def test_a_numbering_restart_that_nobody_saw_is_missed_from_its_lowest_number(recorded: Recorded) -> None:
-    recorded.judged(1, 10)
-    for number in (1, 2, 3):
-        recorded.frame(number, 100 + number)
-    assert recorded.missed_after(10) == [1, 2, 3]
+    assert recorded.new_since(103) == [4, 5]
 
 
 def test_the_end_of_the_old_recording_comes_before_the_restart(recorded: Recorded) -> None:
@@ -210,24 +128,15 @@ def test_the_end_of_the_old_recording_comes_before_the_restart(recorded: Recorde
     recorded.frame(11, 11)
     for number in (1, 2):
         recorded.frame(number, 100 + number)
-    assert recorded.missed_after(10) == [11, 1, 2]
+    assert recorded.new_since(10) == [11, 1, 2]
 
 
-@pytest.mark.parametrize("end", [5, 6, 8])
-def test_a_restart_that_nobody_saw_and_that_reached_the_last_number_is_missed_whole(
-    recorded: Recorded, end: int
-) -> None:
-    recorded.judged(1, 5)
+@pytest.mark.parametrize("end", [3, 5, 6, 8])
+def test_a_restart_that_nobody_saw_is_new_as_far_as_it_came(recorded: Recorded, end: int) -> None:
+    recorded.judged(0, 5)
     for number in range(1, end + 1):
         recorded.frame(number, 100 + number)
-    assert recorded.missed_after(5) == list(range(1, end + 1))
-
-
-def test_a_restart_in_a_directory_whose_old_frames_were_removed(recorded: Recorded) -> None:
-    recorded.frame(10, 10)
-    recorded.sidecar(10, 10)
-    recorded.frame(1, 101)
-    assert recorded.missed_after(10) == [1]
+    assert recorded.new_since(5) == list(range(1, end + 1)), "an old frame 0 does not hide it"
 
 
 # -- the next numbers -------------------------------------------------------------------------------------------------

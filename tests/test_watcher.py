@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import watcher as module
+from pipeline import intake as module
 from pipeline.board import Board, SourceRow
+from pipeline.intake import CLOCK_OF_FILES
 from pipeline.listing import Directory, Listing
 from pipeline.model import ConfigError, Outcome, SourceState
 from pipeline.ring import CAPACITY, Doorbell, Ring
@@ -99,16 +100,11 @@ class Bench:
 
 
 def wait_for_a_later_file_time(directory: Path) -> None:
-    """File times have a resolution of up to 10 ms: wait until what is written now is later than all before."""
+    """File times follow the kernel's tick of up to 10 ms: wait until what is written now is later than all before."""
     probe = directory / "clock"
     probe.touch()
     begun_ns = probe.stat().st_mtime_ns
-
-    def is_later() -> bool:
-        probe.touch()
-        return probe.stat().st_mtime_ns > begun_ns
-
-    wait_until(is_later)
+    wait_until(lambda: time.clock_gettime_ns(CLOCK_OF_FILES) > begun_ns)
 
 
 @pytest.fixture
@@ -315,6 +311,7 @@ def test_events_that_the_dead_one_had_not_read_are_not_lost(bench: Bench) -> Non
 def test_a_successor_does_not_take_what_the_start_left_behind(tmp_path: Path) -> None:
     with contextlib.closing(Bench(tmp_path, "a", startup_frames=0)) as bench:
         bench.publish(1, 2, 3)
+        wait_for_a_later_file_time(bench.dir.parent)
         bench.step()
         bench.kill()
         bench.publish(4)
@@ -341,7 +338,7 @@ def test_what_waited_in_the_dead_one_is_queued_by_its_successor_and_counted_once
     bench.step()
     bench.publish(*range(1, CAPACITY + 51))
     bench.step()
-    assert bench.watcher.sources[0].pending.count == 50
+    assert bench.watcher.sources[0].intake.pending.count == 50
     bench.kill()
     found = bench.judge()
     bench.new_watcher()
@@ -572,7 +569,7 @@ def test_an_overlay_that_hides_its_renames_is_found_out_and_polled(
         bench.step(CHECK_S)
         assert bench.row().events == 0, "inotify was silent"
         assert bench.state() is SourceState.POLLING
-        assert any("frames came without inotify events" in line for line in logged)
+        assert any("frames came without a rename" in line for line in logged)
         bench.step(0.1)
         bench.step(QUIET_S)
         assert bench.judge() == [before + 1]
