@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
-import os
-import sys
+import signal
 
-from pipeline import __version__
-from pipeline.model import Exit, StillwatchError
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main` is there to answer it: no traceback from an import
+
+import argparse  # noqa: E402
+import importlib  # noqa: E402
+import os  # noqa: E402
+import sys  # noqa: E402
+
+from pipeline import __version__  # noqa: E402
+from pipeline.model import Exit, StillwatchError, describe  # noqa: E402
 
 COMMANDS = {
     "demo": "see it work in under a minute: FFmpeg makes sources with faults, the whole pipeline finds them",
@@ -20,12 +24,15 @@ EPILOG = """\
 `./stillwatch COMMAND --help` explains a command; `./stillwatch test` runs the test suite.
 
 exit codes: 0 ok, 1 the answer is no, 2 wrong command line, 66 nothing to read, 69 a program is missing,
-            70 a fault of ours (see the log), 75 another instance runs, 78 the configuration is wrong
+            70 a fault of ours (see the log), 71 the system refused (files, processes, memory),
+            75 another instance runs, 78 the configuration is wrong, 130 interrupted
 """
 
 
 def main(arguments: list[str]) -> int:
     """Run one command; a user's mistake ends in one line, never in a traceback."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _open_standard_streams()
     parser = argparse.ArgumentParser(
         prog="stillwatch",
         description="Watches video-capture rigs: judges every frame that FFmpeg publishes.",
@@ -55,6 +62,21 @@ def main(arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"stillwatch: {_one_line(place + describe(error))}; the system refused\n")
+        return Exit.OS_ERROR
+
+
+def _open_standard_streams() -> None:
+    """Started with a standard stream closed: /dev/null takes its number, before a file of ours does."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - lives as long as the process
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _one_line(text: str) -> str:

@@ -36,8 +36,7 @@ class ChildRow(ctypes.Structure):
         ("busy_index", ctypes.c_uint64),  # child: and which slot
         ("cpu", ctypes.c_int64),  # child: the core it is pinned to, -1 for none
         ("turns", ctypes.c_uint64),  # child: turns of its loop that found work
-        ("log_dropped", ctypes.c_uint64),  # child
-        ("spare", ctypes.c_uint64 * 6),
+        ("spare", ctypes.c_uint64 * 7),
     ]
 
 
@@ -115,7 +114,7 @@ class Board:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(fresh)  # of a start that was killed: the caller holds the directory's lock
         fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-        os.ftruncate(fd, ctypes.sizeof(BoardMemory))
+        os.posix_fallocate(fd, 0, ctypes.sizeof(BoardMemory))  # a full file system says so here, not by SIGBUS later
         board = cls(fd)
         memory = board.memory
         memory.supervisor_pid, memory.started_ns = os.getpid(), time.monotonic_ns()

@@ -190,7 +190,7 @@ class _OneLine(logging.Formatter):
 
 def set_up_logging(name: str, level: str) -> None:
     """Log to standard error, which keeps its meaning even where a library's own noise is led elsewhere."""
-    fd = os.dup(sys.stderr.fileno())
+    fd = os.dup(2)
     faulthandler.enable(fd, all_threads=False)
     handler = logging.StreamHandler(os.fdopen(fd, "w", encoding="utf-8", buffering=1))
     handler.setFormatter(_OneLine(name))

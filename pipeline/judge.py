@@ -16,6 +16,9 @@ from pipeline import detectors
 from pipeline.model import FrameId, InvalidFrame, Judgement, Verdict
 from pipeline.settings import Source
 
+MAX_COUNT = 2**53
+"""Where a counter of numbers stops: names may jump by 10^18, a commit record holds 64 bits, JSON readers 53."""
+
 LATE_IN_A_ROW = 3
 """So many late frames in a row are a numbering restart after all: the clock was set back in between."""
 
@@ -40,7 +43,7 @@ class JudgeState(msgspec.Struct, array_like=True):
     gaps: int = 0  # numbers that never came
     black_frames: int = 0
     freeze_frames: int = 0
-    unknown_frames: int = 0  # published but not judged: skipped, invalid or late
+    unknown_frames: int = 0  # published but not judged: skipped, invalid or vanished
     history: tuple[detectors.HistoryEntry, ...] = ()
 
 
@@ -58,7 +61,7 @@ class Judge:
         state = self.state
         if number > state.number:
             if state.number >= 0:
-                state.gaps += number - state.number - 1
+                state.gaps = min(state.gaps + number - state.number - 1, MAX_COUNT)
             order = Order.NEXT
         elif identity.mtime_ns > state.mtime_ns or state.late_in_a_row + 1 >= LATE_IN_A_ROW:
             state.numbering_restarts += 1

@@ -111,7 +111,8 @@ class Books(msgspec.Struct, frozen=True):
     def balanced(self) -> bool:
         """Whether the outcomes account for every slot that was completed, and for every frame published."""
         done = self.judged + self.invalid + self.skipped + self.vanished
-        return done + self.ticks == self.tail and done + self.in_flight == self.published
+        adds_up = done + self.ticks == self.tail and done + self.in_flight == self.published
+        return adds_up and self.in_flight >= 0
 
 
 class Record(msgspec.Struct, frozen=True):

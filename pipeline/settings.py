@@ -35,7 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     state_dir: str = ""  # incident log and evidence: on disk
     runtime_dir: str = ""  # lock and board: gone after a reboot
     log_level: str = "INFO"
-    report_every_s: Seconds = 60.0
+    report_every_s: Annotated[float, Meta(ge=0.1, le=1e6)] = 60.0
     startup_frames: Annotated[int, Meta(ge=0)] = 10  # frames without a sidecar that are judged at start, newest first
     strict: bool = False  # a directory that is not there is an error instead of being waited for
     poll: bool = False  # probe all sources instead of inotify

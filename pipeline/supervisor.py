@@ -10,6 +10,7 @@ to children.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -22,8 +23,17 @@ from pathlib import Path
 import msgspec
 
 from pipeline.board import Board, exit_name
-from pipeline.child import HEARTBEAT_S, Handover, SignalBox, Spec, event, log, signals_blocked
-from pipeline.model import Exit, State
+from pipeline.child import (
+    HANDLED_SIGNALS,
+    HEARTBEAT_S,
+    Handover,
+    SignalBox,
+    Spec,
+    event,
+    log,
+    signals_blocked,
+)
+from pipeline.model import Exit, State, describe
 from pipeline.ring import Doorbell
 
 START_S = 30.0  # to the first heartbeat: a Pi that starts four interpreters from a cold card takes about ten
@@ -31,6 +41,11 @@ PROGRESS_S = 2.0  # a child that has lived this long after its first heartbeat h
 BACKOFF_FIRST_S = 0.05
 BACKOFF_CAP_S = 0.5  # low: the usual cause is a kill from outside, and frames are waiting
 MAX_FAILED_STARTS = 5
+_MENDS = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n, LimitNOFILE=)",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u, TasksMax=)",
+    errno.ENOMEM: "free memory",
+}
 OVERSLEPT_S = 2.0  # the supervisor itself was held up: the host stalled, so nobody is blamed for a stale stamp
 _NS = 1_000_000_000
 _ROOT = str(Path(__file__).resolve().parent.parent)
@@ -68,7 +83,8 @@ class _Process:
         self.row = board.memory.children[spec.row]
         self.popen: subprocess.Popen[bytes] | None = None
         self.pidfd = -1
-        self.failed_starts = 0
+        self.failed_starts = 0  # before first progress, whoever ended them: for the back-off
+        self.own_failures = 0  # of these, by their own doing: for giving up
         self.start_at_ns = 0
         self.running_since_ns = 0
         self.hung = False
@@ -105,6 +121,8 @@ class Supervisor:
         self.board = board
         self.exit_code: int | None = None
         self.signals = SignalBox()
+        nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        self.signals.install(*(HANDLED_SIGNALS - {signal.SIGHUP} if nohup else HANDLED_SIGNALS))
         self._bell = bell
         self._handover = handover
         self._hang_ns = int(hang_s * _NS)
@@ -119,12 +137,17 @@ class Supervisor:
 
     def run(self) -> int:
         """Turn until SIGTERM, SIGINT or SIGHUP, or until a child cannot start. Returns the exit code."""
-        self.signals.install(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         self.step(time.monotonic_ns())
-        while not self.signals.received and self.exit_code is None:
+        while not self.ended:
             self.wait()
-            self.step(time.monotonic_ns())
+            if not self.signals.received:  # a signal to the whole group ends the children too: that is no death
+                self.step(time.monotonic_ns())
         return self.exit_code or Exit.OK
+
+    @property
+    def ended(self) -> bool:
+        """Whether a signal has come, or a child cannot start."""
+        return bool(self.signals.received) or self.exit_code is not None
 
     def wait(self, at_most_s: float = HEARTBEAT_S) -> None:
         """Sleep until something happens or is due."""
@@ -171,15 +194,13 @@ class Supervisor:
             process.popen, process.pidfd = self._exec(spec)
         except OSError as error:
             log.error(
-                event(
-                    "child not started",
-                    child=spec.name,
-                    cause=error.strerror,
-                    mend="free memory or processes",
-                )
+                event("child not started", child=spec.name, cause=describe(error), mend=_MENDS.get(error.errno or 0))
             )
             process.failed_starts += 1
-            self._schedule(process, now_ns)
+            if process.failed_starts >= MAX_FAILED_STARTS and not self.board.memory.ready_ns:
+                self._give_up(process, Exit.OS_ERROR, describe(error))
+            else:  # a running service waits for the system to recover
+                self._schedule(process, now_ns)
             return
         self.signals.poll.register(process.pidfd, select.POLLIN)
         row.pid = process.popen.pid
@@ -242,17 +263,20 @@ class Supervisor:
     def _after_death(self, process: _Process, death: Death, now_ns: int) -> None:
         """Restart with back-off; give up on a child that fails by itself before it ever made progress."""
         if process.made_progress(now_ns):
-            process.failed_starts = 0
+            process.failed_starts = process.own_failures = 0
         else:
             process.failed_starts += 1
-            own_fault = death.exit_code is not None or death.signal in OWN_FAULT_SIGNALS
-            if death.exit_code == Exit.CONFIG or (own_fault and process.failed_starts >= MAX_FAILED_STARTS):
-                process.set_state(State.FATAL)
-                self.exit_code = death.exit_code or Exit.SOFTWARE
-                log.critical(event("child cannot start, stopping", child=process.spec.name, exit=death))
+            process.own_failures += death.hung or death.exit_code is not None or death.signal in OWN_FAULT_SIGNALS
+            if death.exit_code == Exit.CONFIG or process.own_failures >= MAX_FAILED_STARTS:
+                self._give_up(process, death.exit_code or Exit.SOFTWARE, str(death))
                 return
         process.row.restarts += 1
         self._schedule(process, now_ns)
+
+    def _give_up(self, process: _Process, exit_code: int, cause: str) -> None:
+        process.set_state(State.FATAL)
+        self.exit_code = exit_code
+        log.critical(event("child cannot start, stopping", child=process.spec.name, cause=cause))
 
     def _schedule(self, process: _Process, now_ns: int) -> None:
         failures = process.failed_starts

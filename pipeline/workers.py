@@ -87,8 +87,17 @@ class ServedLane:
             outcome = self._mark_fault(slot, type(error).__name__)
         if outcome is not Outcome.JUDGED:
             self.judge.pass_over()
-        self.lane.complete(outcome, self.judge.encoded_state())
+        self._commit(outcome)
         self._show(slot)
+
+    def _commit(self, outcome: Outcome) -> None:
+        """Acknowledge the slot. A state that cannot be written down is not worth the lane: the last one stays."""
+        try:
+            state = self.judge.encoded_state()
+        except (OverflowError, ValueError):
+            log.exception(event("state not encoded, a fault of ours", source=self.source.name))
+            state = self.lane.record.state
+        self.lane.complete(outcome, state)
 
     def give_up_torn(self) -> None:
         """The slot that is due is damaged in memory: nobody knows which frame it was."""

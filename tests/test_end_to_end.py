@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tests.support import Rig, sidecars, wait_until
+from tests.support import Rig, frame_name, make_frame, publish, sidecars, wait_until
 
 
 def test_every_frame_of_a_real_ffmpeg_gets_one_sidecar(rig: Callable[..., Rig]) -> None:
@@ -36,3 +38,38 @@ def test_a_signal_stops_it_with_0_and_books(rig: Callable[..., Rig], number: int
         assert service.stop(number) == 0
         assert service.books()["a"]["judged"] == 1
     assert sidecars(service.dirs["b"]) == {}
+
+
+def test_all_that_was_published_while_a_directory_was_away_is_judged(rig: Callable[..., Rig]) -> None:
+    """More than a lane holds, with numbers that were there before: names alone would not tell what is new."""
+    with rig() as service:
+        for number in range(1, 21):
+            service.publish(number)
+        service.wait_sidecars(20)
+        away = service.dir.with_name("away")
+        service.dir.rename(away)
+        wait_until(lambda: "directory missing" in service.log, 10)
+        for number in range(1, 1501):
+            publish(away, number, make_frame(number % 50))
+        away.rename(service.dir)
+        wait_until(lambda: _own_sidecars(service.dir) == 1500, 30, "every frame has a sidecar of its own")
+        books = service.books()["a"]
+    assert books["judged"] == books["published"] == 1520
+
+
+def _own_sidecars(directory: Path) -> int:
+    """Sidecars that speak of the very file beside them."""
+    found = sidecars(directory)
+    return sum(found[n]["frame_id"][1] == (directory / frame_name(n)).stat().st_ino for n in found)
+
+
+def test_a_signal_to_the_whole_group_is_a_stop_and_no_death(tmp_path: Path) -> None:
+    with Rig(tmp_path, "--workers=2") as service:
+        assert service.process
+        service.publish(1)
+        service.wait_sidecars(1)
+        for process in service.tree():
+            process.send_signal(signal.SIGTERM)
+        assert service.process.wait(5) == 0
+        assert "child died" not in service.log
+        assert service.books()["a"]["judged"] == 1

@@ -210,3 +210,12 @@ def test_the_longest_names_and_numbers_fit_into_the_record(judge: Judge) -> None
             STILL, stem, judge.observe(10**MAX_DIGITS - 9 + number, FrameId(2**63, 2**63, 2**63 - 1 + number, 1))
         )
     assert len(judge.encoded_state()) < MAX_STATE_BYTES / 2
+
+
+def test_numbers_that_jump_for_ever_fill_no_commit_record(judge: Judge) -> None:
+    """40 alternating names made `gaps` pass 64 bits, and the service could not commit any more."""
+    highest = 10**MAX_DIGITS - 1
+    for turn in range(40):
+        judge.observe(1 if turn % 2 else highest, file(turn, mtime_ns=turn))
+    assert len(judge.encoded_state()) < MAX_STATE_BYTES
+    assert judge.state.gaps == 2**53

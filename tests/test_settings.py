@@ -54,7 +54,7 @@ IN_FILE = {
     "number for a switch": ("strict = 1", ["strict", "bool", "int"]),
     "number below its range": ("startup_frames = -1", ["startup_frames", ">= 0"]),
     "number beyond 64 bits": ("workers = 99999999999999999999999", ["workers", "64"]),
-    "no duration": ("report_every_s = 0", ["report_every_s", "> 0"]),
+    "no duration": ("report_every_s = 0", ["report_every_s", ">= 0.1"]),
     "infinite duration": ("hang_s = inf", ["hang_s", "<="]),
     "duration that is no number": ("overload_lag_s = nan", ["overload_lag_s"]),
     "one table for a list of them": ('[source]\nname = "a"', ["source", "array"]),

@@ -19,10 +19,11 @@ import msgspec
 from pipeline import console
 from pipeline.child import set_up_logging
 from pipeline.commands.run import Service, runtime_lock
-from pipeline.model import Exit, UnavailableError
+from pipeline.model import MAX_WORKERS, Exit, InputError, StillwatchError, UnavailableError
 from pipeline.ring import Books
 from pipeline.settings import Settings, Source
 from pipeline.sidecar import Sidecar
+from pipeline.supervisor import Supervisor
 
 EPILOG = """\
 Takes about half a minute and writes only to memory; --keep DIR leaves frames and sidecars there to look at.
@@ -65,7 +66,8 @@ SCENES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `demo`."""
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that judge (default: auto)")
+    count = range(1, MAX_WORKERS + 1)
+    parser.add_argument("--workers", type=int, choices=count, metavar="N", help="processes that judge (default: auto)")
     parser.add_argument("--keep", metavar="DIR", help="put frames and sidecars there and leave them")
 
 
@@ -85,9 +87,11 @@ def run(arguments: argparse.Namespace) -> int:
             shutil.rmtree(scratch)
 
 
-def _play(ffmpeg: str, scratch: Path, workers: int) -> int:
+def _play(ffmpeg: str, scratch: Path, workers: int | None) -> int:
     for scene in SCENES:
         (scratch / scene.name).mkdir(parents=True, exist_ok=True)
+        if any((scratch / scene.name).iterdir()):
+            raise InputError(f"{scratch / scene.name}: not empty; name a new directory with --keep")
     settings = Settings(
         source=tuple(Source(name=scene.name, dir=str(scratch / scene.name)) for scene in SCENES),
         workers=workers or "auto",
@@ -113,22 +117,32 @@ def _publish(service: Service, ffmpeg: str, scratch: Path) -> None:
     """Wait until the service is ready, run one FFmpeg per scene to its end, wait until all frames are judged."""
     supervisor = service.supervisor
     while not service.board.memory.ready_ns:
-        supervisor.step(time.monotonic_ns())
-        supervisor.wait()
+        _turn(supervisor)
     publishers = [_start_ffmpeg(ffmpeg, scene, scratch) for scene in SCENES]
     lanes = service.ring.lanes[: len(SCENES)]
     give_up_ns = time.monotonic_ns() + int((FRAMES / FPS + DRAIN_S) * 1e9)
-    with console.progress() as bar:
-        task = bar.add_task("judging", total=FRAMES * len(SCENES))
-        while any(p.poll() is None for p in publishers) or any(lane.backlog for lane in lanes):
-            supervisor.step(time.monotonic_ns())
-            supervisor.wait(0.2)
-            bar.update(task, completed=sum(lane.last_record().tail for lane in lanes))
-            if time.monotonic_ns() > give_up_ns:
-                break
-    for publisher in publishers:
-        publisher.kill()
-        publisher.wait()
+    try:
+        with console.progress() as bar:
+            task = bar.add_task("judging", total=FRAMES * len(SCENES))
+            while any(p.poll() is None for p in publishers) or any(lane.backlog for lane in lanes):
+                _turn(supervisor)
+                bar.update(task, completed=sum(lane.last_record().tail for lane in lanes))
+                if time.monotonic_ns() > give_up_ns:
+                    break
+    finally:
+        for publisher in publishers:
+            publisher.kill()
+            publisher.wait()
+
+
+def _turn(supervisor: Supervisor) -> None:
+    """One turn of the service. Raises KeyboardInterrupt after a signal, StillwatchError when a child gave up."""
+    supervisor.step(time.monotonic_ns())
+    supervisor.wait(0.2)
+    if supervisor.signals.received:
+        raise KeyboardInterrupt
+    if supervisor.exit_code is not None:
+        raise StillwatchError("the service could not start; the log above says why")
 
 
 def _start_ffmpeg(ffmpeg: str, scene: Scene, scratch: Path) -> subprocess.Popen[bytes]:

@@ -22,7 +22,6 @@ from pipeline.settings import Settings
 from pipeline.supervisor import Death, Supervisor, Timer
 
 LOCK_NAME = "lock"
-SUMMARY = "watch directories of frames: the service"
 WATCHER_STOP_S = 1.0
 WORKER_STOP_S = 3.0  # a worker drains what is ready for at most 2 s
 
@@ -132,13 +131,14 @@ def runtime_lock(runtime_dir: str) -> Iterator[None]:
 
 def refuse_shared_directories(settings: Settings) -> None:
     """Two sources on one directory would merge silently: the kernel keeps one watch per inode."""
-    seen: dict[tuple[int, int], str] = {}
+    seen: dict[object, str] = {}
     for source in settings.source:
         try:
             status = os.stat(source.dir)
+            identity: object = (status.st_dev, status.st_ino)
         except OSError:
-            continue
-        other = seen.setdefault((status.st_dev, status.st_ino), source.name)
+            identity = os.path.realpath(source.dir)  # not there yet
+        other = seen.setdefault(identity, source.name)
         if other != source.name:
             raise ConfigError(f"source: {other} and {source.name} are one directory, {source.dir}; give each its own")
 
