@@ -77,6 +77,7 @@ _TAIL, _RELEASED = 16, 17
 
 _TORN_READS = 1000  # about a millisecond: an early read settles within nanoseconds
 _WORKER_BITS = 8
+_EPOCH_AT = 2 * _WORKER_BITS  # a grant: epoch, the worker before this grant, the worker; workers count from 1
 _WORKER_MASK = (1 << _WORKER_BITS) - 1
 
 
@@ -184,17 +185,17 @@ class Ring:
         return self.words[_GRANTS]
 
     def grant(self, lane: int, worker: int) -> None:
-        """Let `worker` serve `lane`. The lane must be free: released, or its holder reaped. Supervisor only."""
+        """Let `worker` serve `lane`, which must be free. Supervisor only; then ring that worker's doorbell."""
         self._set_grant(lane, worker + 1)
 
     def revoke(self, lane: int) -> None:
-        """Ask the worker that serves `lane` to let it go after the frame in hand. Supervisor only."""
+        """Ask the worker that serves `lane` to let it go after the frame in hand; then ring its doorbell."""
         self._set_grant(lane, 0)
 
     def _set_grant(self, lane: int, holder: int) -> None:
         words, at = self.words, self.lanes[lane].word + _GRANT
-        epoch = words[at] >> _WORKER_BITS
-        words[at] = (epoch + 1) << _WORKER_BITS | holder
+        epoch, before = words[at] >> _EPOCH_AT, words[at] & _WORKER_MASK
+        words[at] = (epoch + 1) << _EPOCH_AT | before << _WORKER_BITS | holder
         words[_GRANTS] += 1
 
     def close(self) -> None:
@@ -238,6 +239,13 @@ class Lane:
         """The worker that may serve this lane now, or None."""
         worker = self._words[self.word + _GRANT] & _WORKER_MASK
         return worker - 1 if worker else None
+
+    @property
+    def leaver(self) -> int | None:
+        """The worker that must still let this lane go, or None."""
+        grant = self._words[self.word + _GRANT]
+        worker = grant >> _WORKER_BITS & _WORKER_MASK
+        return worker - 1 if worker and not grant & _WORKER_MASK and not self.released else None
 
     def last_record(self) -> Record:
         """The newer of the two valid commit records; an empty one before the first commit."""
@@ -340,7 +348,7 @@ class Lane:
 
     def release(self) -> None:
         """Let the lane go: nothing of it may be touched after this."""
-        self._words[self.word + _RELEASED] = self._words[self.word + _GRANT] >> _WORKER_BITS
+        self._words[self.word + _RELEASED] = self._words[self.word + _GRANT] >> _EPOCH_AT
 
     def reserve(self) -> Slot | None:
         """The slot that is due, or None when the lane is empty. Raises TornSlot when it stays unreadable."""
@@ -399,7 +407,7 @@ class Lane:
     @property
     def released(self) -> bool:
         """Whether the worker that served this lane before the last revoke has let it go."""
-        return self._words[self.word + _RELEASED] == self._words[self.word + _GRANT] >> _WORKER_BITS
+        return self._words[self.word + _RELEASED] == self._words[self.word + _GRANT] >> _EPOCH_AT
 
     def blame(self, index: int) -> int:
         """Count one more death on slot `index`; bury it at POISON_DEATHS. Returns the deaths so far."""

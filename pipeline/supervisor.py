@@ -116,6 +116,7 @@ class Supervisor:
         hang_s: float,
         on_death: Callable[[Death], None] = lambda death: None,
         on_ready: Callable[[], None] = lambda: None,
+        on_bell: Callable[[], None] = lambda: None,
         timers: tuple[Timer, ...] = (),
     ) -> None:
         self.board = board
@@ -126,7 +127,7 @@ class Supervisor:
         self._bell = bell
         self._handover = handover
         self._hang_ns = int(hang_s * _NS)
-        self._on_death, self._on_ready = on_death, on_ready
+        self._on_death, self._on_ready, self._on_bell = on_death, on_ready, on_bell
         self._timers = timers
         self._processes = [_Process(spec, board) for spec in specs]
         self._due_ns = 0
@@ -156,6 +157,7 @@ class Supervisor:
         ready = self.signals.wait((self._due_ns - now_ns) / _NS)
         if self._bell.fileno() in ready:
             self._bell.clear()
+            self._on_bell()
 
     def step(self, now_ns: int) -> None:
         """One turn: reap, check the stamps, start who is due, run the timers that are due."""

@@ -271,8 +271,8 @@ class Worker:
         settings, board = self._child.settings, self._child.board
         for lane in self._child.ring.lanes[: len(settings.source)]:
             ours = lane.holder == self._index
-            if lane.index in self._served and not ours:
-                del self._served[lane.index]
+            if lane.leaver == self._index:
+                self._served.pop(lane.index, None)
                 lane.release()
                 self._child.bell.ring()
             elif ours and lane.index not in self._served:

@@ -157,6 +157,7 @@ class Service:
         self._doorbells = [Doorbell.create() for _ in range(workers)]
         for lane in range(len(settings.source)):
             self.ring.grant(lane, lane % workers)
+        self._moving: dict[int, int] = {}  # lane -> the worker that is to have it
         self.report = Report(self.ring, self.board)
         self.supervisor = Supervisor(
             specs,
@@ -166,6 +167,7 @@ class Service:
             hang_s=settings.hang_s,
             on_death=self._on_death,
             on_ready=self._on_ready,
+            on_bell=self._finish_moves,
             timers=(Timer(settings.report_every_s, self.report.write),),
         )
 
@@ -174,6 +176,24 @@ class Service:
         self.supervisor.close()
         self.report.write_source_books("books at stop")
         log.info("stopped")
+
+    def move(self, lane: int, worker: int) -> None:
+        """Give a source to another worker. The old one finishes the frame in hand first, so none is judged twice."""
+        holder = self.ring.lanes[lane].holder
+        if holder is None or holder == worker:
+            return
+        self._moving[lane] = worker
+        self.ring.revoke(lane)
+        self._doorbells[holder].ring()
+
+    def _finish_moves(self) -> None:
+        """Grant the lanes that have been let go; the bell tells."""
+        for lane, worker in list(self._moving.items()):
+            if self.ring.lanes[lane].released:
+                del self._moving[lane]
+                self.ring.grant(lane, worker)
+                self._doorbells[worker].ring()
+                log.info(event("source moved", source=self.settings.source[lane].name, worker=worker))
 
     def _specs(self, workers: int) -> list[Spec]:
         cpus = self.settings.worker_cpus()
