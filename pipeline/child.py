@@ -55,6 +55,7 @@ class Spec(msgspec.Struct, frozen=True):
     cpu: int | None = None  # the core to pin it to
     stop_order: int = 0  # children stop in ascending order: by data flow
     stop_s: float = 1.0  # how long it may take to stop before it is killed
+    hang_s: float | None = None  # in place of the settings' limit, for a child that waits for slow disks
 
 
 class Handover(msgspec.Struct, frozen=True):
@@ -67,6 +68,7 @@ class Handover(msgspec.Struct, frozen=True):
     bell_fd: int  # the supervisor's doorbell
     doorbell_fds: tuple[int, ...]  # one per worker
     parent_pid: int
+    keeper_fd: int = -1  # the uploader's doorbell: something has been held
 
 
 class Child:
@@ -81,6 +83,7 @@ class Child:
         self.row: ChildRow = self.board.memory.children[self.spec.row]
         self.doorbells = [Doorbell(fd) for fd in handover.doorbell_fds]
         self.bell = Doorbell(handover.bell_fd)
+        self.keeper_bell = Doorbell(handover.keeper_fd)
         for ignored in (
             signal.SIGINT,
             signal.SIGHUP,

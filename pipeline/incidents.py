@@ -21,16 +21,12 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
-from msgspec import Meta
 from msgspec.structs import replace
 
-from pipeline.model import FrameId, Verdict
-
-RANK = ("capture_stalled", "no_signal", "black", "freeze", "audio_loss")
-"""Every condition, a cause before its consequences (Volicon: VIDEO > AUDIO > OTHER)."""
+from pipeline.model import RANK, RULES, FrameId, Rule, Verdict
 
 VOTES, NEEDED = 3, 2
 """So many of the last known verdicts must agree: one odd frame neither raises nor clears."""
@@ -39,29 +35,6 @@ LEAST_HOLE_S = 3.0
 """Seconds: nothing shorter is a hole, however short raise_s is. Under overload one verdict a second is promised."""
 
 _NS = 1_000_000_000
-
-
-class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """When a condition becomes an incident, and when that ends."""
-
-    raise_s: Annotated[float, Meta(ge=0, le=86_400)]
-    """Seconds from the first true frame to the incident, and the longest time without a verdict that is bridged: more
-    than a channel change takes (up to 10 s), and more than the time between two frames of the source."""
-
-    clear_s: Annotated[float, Meta(ge=0, le=86_400)]
-    """Seconds from the first good frame to the end. Without it alarms flap: virtualpytest, ZoneMinder #964."""
-
-    clear_frames: Annotated[int, Meta(ge=0)] = 0
-    """Good frames that the end needs besides, for a condition whose sign is that frames do not come."""
-
-
-RULES: Mapping[str, Rule] = {
-    "capture_stalled": Rule(5.0, 0.0, clear_frames=10),  # others wait 10-60 s; at 5 frames/s, 25 missing say enough
-    "no_signal": Rule(5.0, 5.0),  # a grabber's card is no picture anyone shows: no need to wait long
-    "black": Rule(10.0, 2.0),  # a channel change is over by then; any picture for 2 s ends it
-    "freeze": Rule(30.0, 10.0),  # Volicon's 30/10: a still ident or menu lasts a few seconds
-    "audio_loss": Rule(20.0, 5.0),  # Nautel and Liquidsoap: 20 s of silence
-}
 
 
 class Phase(enum.StrEnum):

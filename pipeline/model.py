@@ -6,6 +6,7 @@ Owns no behaviour and imports nothing of ours: every other module may import thi
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -127,6 +128,33 @@ class FreezeThresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     newest. Noise differs by as much from each (measured to 0.02 at 720p, 0.05 at 320x240, sigma 2.5), a slow
     fade or pan by more from older ones: a fade of 0.5 per frame drifts 0.9, a pan of 0.25 px in a dark scene
     0.13 under noise of sigma 2."""
+
+
+RANK = ("capture_stalled", "no_signal", "black", "freeze", "audio_loss")
+"""Every condition, a cause before its consequences (Volicon: VIDEO > AUDIO > OTHER)."""
+
+
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a condition becomes an incident, and when that ends."""
+
+    raise_s: Annotated[float, Meta(ge=0, le=86_400)]
+    """Seconds from the first true frame to the incident, and the longest time without a verdict that is bridged: more
+    than a channel change takes (up to 10 s), and more than the time between two frames of the source."""
+
+    clear_s: Annotated[float, Meta(ge=0, le=86_400)]
+    """Seconds from the first good frame to the end. Without it alarms flap: virtualpytest, ZoneMinder #964."""
+
+    clear_frames: Annotated[int, Meta(ge=0)] = 0
+    """Good frames that the end needs besides, for a condition whose sign is that frames do not come."""
+
+
+RULES: Mapping[str, Rule] = {
+    "capture_stalled": Rule(5.0, 0.0, clear_frames=10),  # others wait 10-60 s; at 5 frames/s, 25 missing say enough
+    "no_signal": Rule(5.0, 5.0),  # a grabber's card is no picture anyone shows: no need to wait long
+    "black": Rule(10.0, 2.0),  # a channel change is over by then; any picture for 2 s ends it
+    "freeze": Rule(30.0, 10.0),  # Volicon's 30/10: a still ident or menu lasts a few seconds
+    "audio_loss": Rule(20.0, 5.0),  # Nautel and Liquidsoap: 20 s of silence
+}
 
 
 class Judgement(msgspec.Struct, frozen=True):

@@ -9,10 +9,16 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from pipeline.model import MAX_WORKERS, BlackThresholds, ConfigError, FreezeThresholds
+from pipeline.model import MAX_WORKERS, RULES, BlackThresholds, ConfigError, FreezeThresholds, Rule
 
 Seconds = Annotated[float, Meta(gt=0, le=1e6)]
 """A duration. Bounded, because "inf" and "nan" are numbers to TOML and to a command line."""
+
+
+MIB = 2**20
+DAY_S = 86_400.0
+Bytes = Annotated[int, Meta(ge=0, le=2**50)]
+Age = Annotated[float, Meta(gt=0, le=1e9)]
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,6 +30,11 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     poll: bool = False  # probe for frames instead of inotify
     black: BlackThresholds = BlackThresholds()
     freeze: FreezeThresholds = FreezeThresholds()
+    rules: dict[str, Rule] = {}  # per condition, in place of the default rule: [source.rules.black]
+
+    def rule_of(self, condition: str) -> Rule:
+        """The rule of a condition for this source."""
+        return self.rules.get(condition) or RULES[condition]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,8 +50,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     startup_frames: Annotated[int, Meta(ge=0)] = 10  # frames without a sidecar that are judged at start, newest first
     strict: bool = False  # a directory that is not there is an error instead of being waited for
     poll: bool = False  # probe all sources instead of inotify
+    host: str = ""  # this rig's name in incidents and keys; empty: the machine's
+    hold_max_bytes: Bytes = 64 * MIB  # evidence on its way from the workers, in memory
+    spool_max_bytes: Bytes = 256 * MIB  # evidence on disk that waits for the store: about 1,000 incidents
+    spool_max_age_s: Age = 7 * DAY_S
+    store_max_bytes: Bytes = 1024 * MIB  # the local store, which is used where R2 is not configured
+    store_max_age_s: Age = 30 * DAY_S
+    min_free_bytes: Bytes = 512 * MIB  # left free on the disk for everybody else
+    webhook_url: str = ""  # every open and close of an incident is POSTed there as JSON
     hang_s: Seconds = 10.0  # silence of a child, or time on one frame, before it is killed
     overload_lag_s: Seconds = 5.0  # age of the oldest waiting frame at which a worker sheds
+
+    def host_name(self) -> str:
+        """This rig's name."""
+        return self.host or os.uname().nodename
 
     def worker_count(self) -> int:
         """The number of workers, `auto` resolved for this machine."""

@@ -291,7 +291,8 @@ class Supervisor:
         row = process.row
         if not row.heartbeat_ns:
             return int(row.started_ns + START_S * _NS)
-        return int((row.busy_since_ns or row.heartbeat_ns) + self._hang_ns)
+        hang_ns = self._hang_ns if process.spec.hang_s is None else int(process.spec.hang_s * _NS)
+        return int((row.busy_since_ns or row.heartbeat_ns) + hang_ns)
 
     def _check(self, process: _Process, now_ns: int) -> None:
         """STARTING -> RUNNING at the first heartbeat; kill a child whose stamps are too old."""

@@ -19,12 +19,9 @@ from hypothesis import strategies as st
 
 from pipeline.incidents import (
     NEEDED,
-    RANK,
-    RULES,
     VOTES,
     Coverage,
     Incident,
-    Rule,
     Sighting,
     Tally,
     Tracker,
@@ -32,7 +29,7 @@ from pipeline.incidents import (
     Transition,
     incident_id,
 )
-from pipeline.model import FrameId, Verdict
+from pipeline.model import RANK, RULES, FrameId, Rule, Verdict
 from pipeline.ring import MAX_STATE_BYTES
 
 S = 1_000_000_000

@@ -1,0 +1,135 @@
+"""Hold: evidence put aside at once, on the frames' own tmpfs. Written by workers, emptied by the keeper.
+
+    hold/.runs/<source>~<incident id>/    frame_0.jpg frame_1.jpg        a run that may yet become an incident
+    hold/<time>-<incident id>.<kind>/     frame_*.jpg thumb_*.jpg transition.json        kind: opened or closed
+
+A directory without a dot is complete: it is built under a hidden name and renamed. Frames are hard links, so that
+retention may delete the originals; where linking fails (another file system, another owner) they are copied. No fsync,
+no disk, no network: the keeper moves it all to the spool, at most a second later.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+
+TRANSITION_FILE = "transition.json"
+_RUNS = ".runs"
+_BUILDING = ".new-"
+_OWNER = "~"  # not in a source's name
+
+
+class Hold:
+    """The hold directory of one service."""
+
+    def __init__(self, path: str, max_bytes: int) -> None:
+        self.path = path
+        self._runs = os.path.join(path, _RUNS)
+        self._max_bytes = max_bytes
+
+    def prepare(self) -> None:
+        """Make the directory, and take away what an earlier service was building. Once, before any worker runs."""
+        os.makedirs(self.path, mode=0o750, exist_ok=True)
+        shutil.rmtree(self._runs, ignore_errors=True)
+        os.mkdir(self._runs, 0o750)
+        for name in os.listdir(self.path):
+            if name.startswith(_BUILDING):
+                shutil.rmtree(os.path.join(self.path, name), ignore_errors=True)
+
+    # -- runs: what may become an incident ------------------------------------------------------------------------
+
+    def keep_frame(self, source: str, incident: str, name: str, path: str) -> None:
+        """Hold one frame of a run as `name`, in place of an earlier one. Raises OSError when it is gone or refused."""
+        folder = self._run(source, incident)
+        with suppress(FileExistsError):
+            os.mkdir(folder, 0o750)
+        target = os.path.join(folder, name)
+        with suppress(FileNotFoundError):
+            os.unlink(target)
+        link_or_copy(path, target)
+
+    def drop_run(self, source: str, incident: str) -> None:
+        """The run was a blip, or its incident is closed."""
+        shutil.rmtree(self._run(source, incident), ignore_errors=True)
+
+    def drop_orphans(self, source: str, wanted: Iterable[str]) -> None:
+        """Remove the runs of a source that its judge no longer speaks of: a worker died before it could."""
+        keep = {os.path.basename(self._run(source, incident)) for incident in wanted}
+        for name in os.listdir(self._runs):
+            if name.startswith(source + _OWNER) and name not in keep:
+                shutil.rmtree(os.path.join(self._runs, name), ignore_errors=True)
+
+    def run_frames(self, source: str, incident: str) -> dict[str, str]:
+        """The frames held for a run: name to path."""
+        folder = self._run(source, incident)
+        try:
+            return {name: os.path.join(folder, name) for name in sorted(os.listdir(folder))}
+        except FileNotFoundError:
+            return {}
+
+    def _run(self, source: str, incident: str) -> str:
+        return os.path.join(self._runs, f"{source}{_OWNER}{incident}")
+
+    # -- transitions: handed to the keeper ------------------------------------------------------------------------
+
+    def publish(self, incident: str, kind: str, frames: Mapping[str, str], made: Mapping[str, bytes]) -> int:
+        """Hand over a transition: `frames` (name to path) are linked, `made` (name to content) written; `made` has the
+        transition itself. Returns how many older pieces of evidence gave way. Raises OSError when memory is full."""
+        name = f"{time.monotonic_ns():020d}-{incident}.{kind}"
+        folder = os.path.join(self.path, _BUILDING + name)
+        os.mkdir(folder, 0o750)
+        try:
+            for frame, path in frames.items():
+                with suppress(FileNotFoundError):  # retention was quicker: the transition matters more
+                    link_or_copy(path, os.path.join(folder, frame))
+            for file, content in made.items():
+                with open(os.path.join(folder, file), "wb") as stream:
+                    stream.write(content)
+            os.rename(folder, os.path.join(self.path, name))
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return self._make_room()
+
+    def waiting(self) -> list[str]:
+        """The complete directories, oldest first."""
+        names = sorted(name for name in os.listdir(self.path) if not name.startswith("."))
+        return [os.path.join(self.path, name) for name in names]
+
+    def remove(self, folder: str) -> None:
+        """The keeper has it."""
+        shutil.rmtree(folder)
+
+    def _make_room(self) -> int:
+        """Above the bound the oldest evidence goes first; the transitions themselves stay."""
+        dropped, sizes = 0, [(folder, _size(folder)) for folder in self.waiting()]
+        total = sum(size for _, size in sizes)
+        for folder, size in sizes:
+            if total <= self._max_bytes:
+                break
+            with suppress(FileNotFoundError):
+                for name in os.listdir(folder):
+                    if name != TRANSITION_FILE:
+                        os.unlink(os.path.join(folder, name))
+                total -= size
+                dropped += 1
+        return dropped
+
+
+def link_or_copy(path: str, target: str) -> None:
+    """A hard link to `path`, or a copy where the file system or its owner does not allow one."""
+    try:
+        os.link(path, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(path, target)
+
+
+def _size(folder: str) -> int:
+    with suppress(FileNotFoundError):
+        return sum(entry.stat().st_size for entry in os.scandir(folder) if entry.name != TRANSITION_FILE)
+    return 0
