@@ -19,6 +19,7 @@ FILE_NAME = "board"
 MAX_CHILDREN = MAX_WORKERS + 8
 _MAGIC = 0x5354494C4C574231  # "STILLWB1"
 _NAME_BYTES = 64
+CLOCK_SET_NS = 1_000_000_000  # NTP slews by less over years of uptime; a step is more
 
 
 class ChildRow(ctypes.Structure):
@@ -56,7 +57,7 @@ class SourceRow(ctypes.Structure):
             ctypes.c_uint64,
         ),  # watcher: frames found by a scan and not queued (older than asked for)
         ("last_put_ns", ctypes.c_uint64),  # watcher
-        ("seen_ns", ctypes.c_int64),  # watcher: file time of a frame put lately; what is older is not new
+        ("since_ns", ctypes.c_int64),  # watcher: wall clock of its first listing; what is older was left there
         ("spare_w", ctypes.c_uint64 * 7),
         ("last_number", ctypes.c_uint64),  # worker, and all that follow
         ("last_done_ns", ctypes.c_uint64),
@@ -74,7 +75,13 @@ class SourceRow(ctypes.Structure):
         ("numbering_restarts", ctypes.c_uint64),
         ("buried", ctypes.c_uint64),
         ("shed", ctypes.c_uint64),
-        ("spare", ctypes.c_uint64 * 8),
+        ("open_incidents", ctypes.c_uint64),
+        ("incidents", ctypes.c_uint64),  # opened since the start
+        ("blips", ctypes.c_uint64),
+        ("evidence_missed", ctypes.c_uint64),  # frames gone before they could be held
+        ("hold_dropped", ctypes.c_uint64),  # evidence that gave way in a full hold
+        ("hold_failures", ctypes.c_uint64),
+        ("spare", ctypes.c_uint64 * 2),
     ]
 
 
@@ -86,9 +93,10 @@ class BoardMemory(ctypes.Structure):
         ("supervisor_pid", ctypes.c_uint64),
         ("started_ns", ctypes.c_uint64),
         ("ready_ns", ctypes.c_uint64),
+        ("started_wall_ns", ctypes.c_int64),
         ("children_count", ctypes.c_uint64),
         ("sources_count", ctypes.c_uint64),
-        ("spare", ctypes.c_uint64 * 10),
+        ("spare", ctypes.c_uint64 * 9),
         ("children", ChildRow * MAX_CHILDREN),
         ("sources", SourceRow * MAX_SOURCES),
     ]
@@ -114,10 +122,12 @@ class Board:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(fresh)  # of a start that was killed: the caller holds the directory's lock
         fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        os.fchmod(fd, 0o640)  # whatever the umask
         os.posix_fallocate(fd, 0, ctypes.sizeof(BoardMemory))  # a full file system says so here, not by SIGBUS later
         board = cls(fd)
         memory = board.memory
-        memory.supervisor_pid, memory.started_ns = os.getpid(), time.monotonic_ns()
+        memory.supervisor_pid = os.getpid()
+        memory.started_ns, memory.started_wall_ns = time.monotonic_ns(), time.time_ns()
         memory.children_count, memory.sources_count = len(children), len(sources)
         for row, name in zip(memory.children, children, strict=False):
             row.name, row.state, row.cpu = name.encode(), State.NEW, -1
@@ -142,6 +152,12 @@ class Board:
         if board.memory.magic != _MAGIC:
             raise InputError(f"{path}: not a board; remove it and restart the service")
         return board
+
+    def clock_was_set(self) -> bool:
+        """Whether the wall clock has been set since the start: file times from before and after do not compare."""
+        lived_ns = time.monotonic_ns() - int(self.memory.started_ns)
+        ahead_ns = time.time_ns() - int(self.memory.started_wall_ns) - lived_ns
+        return abs(ahead_ns) > CLOCK_SET_NS
 
     @property
     def children(self) -> list[ChildRow]:

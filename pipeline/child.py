@@ -26,6 +26,7 @@ import msgspec
 import setproctitle
 
 from pipeline.board import Board, ChildRow
+from pipeline.incidents import Incident
 from pipeline.model import Exit, StillwatchError
 from pipeline.ring import Doorbell, Ring
 from pipeline.settings import Settings
@@ -69,6 +70,7 @@ class Handover(msgspec.Struct, frozen=True):
     doorbell_fds: tuple[int, ...]  # one per worker
     parent_pid: int
     keeper_fd: int = -1  # the uploader's doorbell: something has been held
+    resumed: tuple[Incident, ...] = ()  # incidents that an earlier run left open
 
 
 class Child:
@@ -76,6 +78,7 @@ class Child:
 
     def __init__(self, handover: Handover) -> None:
         self.spec = handover.spec
+        self.resumed = handover.resumed
         self.settings = handover.settings
         self.heartbeat_s = min(HEARTBEAT_S, handover.settings.hang_s / 2)  # or an idle child would pass for hung
         self.ring = Ring(handover.ring_fd)
@@ -234,6 +237,7 @@ def main(handover_fd: int) -> int:
     with open(handover_fd, "rb") as file:
         handover = msgspec.json.decode(file.read(), type=Handover)
     die_with_parent(handover.parent_pid)
+    os.umask(0o022)  # sidecars are for everybody who may read the frames
     set_up_logging(handover.spec.name, handover.settings.log_level)
     child = Child(handover)
     child.pin()

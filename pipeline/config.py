@@ -20,18 +20,10 @@ from pipeline.settings import Settings, Source, parse_cpus
 
 ENVIRONMENT_PREFIX = "STILLWATCH_"
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_SCALARS_IN_ENVIRONMENT = (
-    "workers",
-    "cpus",
-    "state_dir",
-    "runtime_dir",
-    "log_level",
-    "report_every_s",
-    "startup_frames",
-    "strict",
-    "poll",
-)
-_TEXTS = {"cpus", "state_dir", "runtime_dir", "log_level"}  # "3" is a list of cores as well as a number
+_SCALARS = tuple(field for field in msgspec.structs.fields(Settings) if field.name != "source")
+_TEXTS = {field.name for field in _SCALARS if field.type is str}  # "3" is a list of cores as well as a number
+_FLAGS = {field.name for field in _SCALARS if field.type is bool}
+_OF_THE_LAUNCHER = {"STILLWATCH_PYTHON"}
 
 MAX_PREFIX_BYTES = 230  # leaves room for a few digits and the suffix in a name of 255
 
@@ -44,11 +36,10 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, A
     """
     tree: dict[str, Any] = _read_file(file) if file else {}
     where = dict.fromkeys(tree, file or "")
-    for key in _SCALARS_IN_ENVIRONMENT:
-        name = ENVIRONMENT_PREFIX + key.upper()
-        if environment.get(name):
-            value = environment[name] if key in _TEXTS else _number_or_text(environment[name])
-            tree[key], where[key] = value, f"environment variable {name}"
+    for name, text in environment.items():
+        if name.startswith(ENVIRONMENT_PREFIX) and text and name not in _OF_THE_LAUNCHER:
+            key = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+            tree[key], where[key] = _value_of(key, text), f"environment variable {name}"
     for key, value in flags.items():
         tree[key], where[key] = value, "command line"
     settings = _convert(tree, where)
@@ -98,9 +89,12 @@ def _read_file(file: str) -> dict[str, Any]:
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
 
 
-def _number_or_text(text: str) -> Any:
-    if text.lower() in {"true", "false"}:
-        return text.lower() == "true"
+def _value_of(key: str, text: str) -> Any:
+    """An environment variable's text as what the setting wants, as far as it is that; the rest is told when checked."""
+    if key in _TEXTS:
+        return text
+    if key in _FLAGS:
+        return {"1": True, "true": True, "0": False, "false": False}.get(text.lower(), text)
     for kind in (int, float):
         try:
             return kind(text)

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable
 
-from pipeline.board import SourceRow
+from pipeline.board import Board
 from pipeline.child import event, log
 from pipeline.frames import FrameNames
 from pipeline.listing import Directory, Frame, Listing
@@ -21,6 +21,7 @@ from pipeline.settings import Source
 
 MAX_RANGES = 100_000
 NOTHING_YET: Frame = (-1, 0)
+CLOCK_MARGIN_NS = 10_000_000_000  # how long after a step of the clock it is noticed, and twice more
 CLOCK_OF_FILES = 5  # CLOCK_REALTIME_COARSE: the kernel's tick, from which files take their times
 
 
@@ -68,10 +69,11 @@ class Pending:
 class Intake:
     """One source's frames: from whoever has seen them into the lane. Made anew by every watcher over the same lane."""
 
-    def __init__(self, source: Source, lane: Lane, row: SourceRow) -> None:
+    def __init__(self, source: Source, lane: Lane, board: Board) -> None:
         self.source = source
         self.lane = lane
-        self.row = row
+        self.row = board.memory.sources[lane.index]
+        self._board = board
         self.names = FrameNames(source.prefix)
         self.directory = Directory(source.dir, self.names)
         self.pending = Pending()
@@ -83,8 +85,8 @@ class Intake:
         self._newest: Frame | None = None  # by name, of the first listing
         self._left = 0  # frames that the first listing did not choose
         self._full = False
-        if not row.seen_ns:
-            row.seen_ns = time.clock_gettime_ns(CLOCK_OF_FILES)
+        if not self.row.since_ns:
+            self.row.since_ns = time.clock_gettime_ns(CLOCK_OF_FILES)
 
     @property
     def unsettled(self) -> bool:
@@ -121,11 +123,11 @@ class Intake:
             self._full = False
             log.info(event("lane caught up", source=self.source.name))
 
-    def note_time(self) -> None:
-        """Remember the file time of the frame put last: after a loss of events, nothing older can be new."""
-        last = self._last_put()
-        if last and (mtime_ns := self.directory.mtime_ns(last)):
-            self.row.seen_ns = mtime_ns
+    def follow_clock(self) -> None:
+        """If the clock was set back behind our start, frames that come now look older than that: count them all."""
+        now_ns = time.clock_gettime_ns(CLOCK_OF_FILES)
+        if now_ns < self.row.since_ns:
+            self.row.since_ns = now_ns - CLOCK_MARGIN_NS
 
     def _wait(self, frame: Frame) -> None:
         if not self._full:
@@ -148,20 +150,20 @@ class Intake:
     def list_first(self, at_most: int, *, appeared: bool) -> None:
         """The first listing of a source: the newest `at_most` frames without a sidecar, by name alone. If its directory
         has only now `appeared`, also all that came since the start."""
+        if not appeared:
+            self.row.since_ns = time.clock_gettime_ns(CLOCK_OF_FILES)
         listing = self._list()
         waiting = listing.unjudged()
         chosen = waiting[-at_most:] if at_most else []
         if appeared:
-            newer = listing.new_since(self.row.seen_ns)
+            newer = self._new(listing)
             chosen = [*(frame for frame in chosen if frame not in set(newer)), *newer]
-        else:
-            self.row.seen_ns = time.clock_gettime_ns(CLOCK_OF_FILES)
         self._left, self._newest, self._found = len(waiting) - len(chosen), listing.newest(), chosen
 
     def list_missed(self) -> int:
-        """A later listing: what came after the frame put last, whatever its number. Returns how many were found."""
+        """A later listing: what came since the first one and still waits. Returns how many were found."""
         queued = self._frames_in_lane()
-        found = [frame for frame in self._list().new_since(self.row.seen_ns) if frame not in queued]
+        found = [frame for frame in self._new(self._list()) if frame not in queued]
         self._found = self.pending.without(found)
         return len(self._found)
 
@@ -178,6 +180,9 @@ class Intake:
         if self._newest and not came:
             self.last = self._newest  # polling goes on after the newest name, judged or not
         self._left, self._newest = 0, None
+
+    def _new(self, listing: Listing) -> list[Frame]:
+        return listing.new_since(self.row.since_ns, trust_times=not self._board.clock_was_set())
 
     def _list(self) -> Listing:
         self.row.scans += 1

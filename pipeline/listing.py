@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 
-from pipeline.frames import SIDECAR_SUFFIX, SUFFIX, FrameNames
+from pipeline.frames import SIDECAR_SUFFIX, SUFFIX, FrameNames, identity_of
+from pipeline.sidecar import read_identity
 
 Frame = tuple[int, int]
 """Number and digit count: together the exact name."""
@@ -18,16 +19,20 @@ _WIDTHS = (1 << _WIDTH_BITS) - 1
 
 
 class Directory:
-    """A source's directory: names to paths, and modification times for the few frames that need them."""
+    """A source's directory: names to paths, and questions about the few frames that need them."""
 
     def __init__(self, path: str, names: FrameNames) -> None:
-        self.path = path
+        self.path_of_directory = path
         self.names = names
 
-    def mtime_ns(self, frame: Frame, suffix: str = SUFFIX) -> int | None:
-        """Modification time of a frame (or of what stands beside it), None when it is not there."""
+    def path(self, frame: Frame, suffix: str = SUFFIX) -> str:
+        """Where a frame is, or what stands beside it."""
+        return f"{self.path_of_directory}/{self.names.stem(*frame)}{suffix}"
+
+    def came_ns(self, frame: Frame, suffix: str = SUFFIX) -> int | None:
+        """When a file got its name (its change time: nobody can set that but the clock), None when it is not there."""
         try:
-            return os.stat(f"{self.path}/{self.names.stem(*frame)}{suffix}").st_mtime_ns
+            return os.stat(self.path(frame, suffix)).st_ctime_ns
         except OSError:
             return None
 
@@ -35,12 +40,21 @@ class Directory:
         """Of the next `window` numbers after `last`, those that wait to be judged. O(window), whatever is there."""
         number, width = last
         following = [(n, max(width, len(str(n)))) for n in range(number + 1, number + 1 + window)]
-        return [frame for frame in following if self.mtime_ns(frame) is not None and not self.has_sidecar(frame)]
+        return [frame for frame in following if self.waits(frame)]
 
-    def has_sidecar(self, frame: Frame) -> bool:
-        """Whether a frame that is there has a sidecar, and not that of an older frame which it overwrote."""
-        judged = self.mtime_ns(frame, SIDECAR_SUFFIX)
-        return judged is not None and (self.mtime_ns(frame) or 0) <= judged
+    def waits(self, frame: Frame, *, trust_times: bool = True) -> bool:
+        """Whether a frame is there and has no sidecar of its own.
+
+        A sidecar that came after the frame is the frame's own. Where it seems older it may be that of an overwritten
+        frame, or the frame has been linked since, or the clock was set: then its content tells.
+        """
+        came, judged = self.came_ns(frame), self.came_ns(frame, SIDECAR_SUFFIX)
+        if came is None or judged is None or (trust_times and judged >= came):
+            return came is not None and judged is None
+        try:
+            return read_identity(self.path(frame, SIDECAR_SUFFIX)) != identity_of(os.stat(self.path(frame)))
+        except OSError:
+            return False  # gone meanwhile
 
 
 class Listing:
@@ -54,7 +68,7 @@ class Listing:
         self._frames: list[int] = []
         self._judged: set[int] = set()
         parse, cut = directory.names.parse, -len(SIDECAR_SUFFIX)
-        with os.scandir(directory.path) as entries:
+        with os.scandir(directory.path_of_directory) as entries:
             for entry in entries:
                 name = entry.name
                 if name.endswith(SIDECAR_SUFFIX):
@@ -76,19 +90,20 @@ class Listing:
         """The frames without a sidecar, ascending."""
         return [_unpack(packed) for packed in self._frames if packed not in self._judged]
 
-    def new_since(self, since_ns: int) -> list[Frame]:
-        """The frames whose file time is `since_ns` or later and that have no sidecar of their own, oldest first.
+    def new_since(self, since_ns: int, *, trust_times: bool = True) -> list[Frame]:
+        """The frames that got their names at `since_ns` or later and wait to be judged, oldest first.
 
-        Times decide, not numbers: names repeat after a numbering restart, and a frame that overwrote an older one
-        still has that one's sidecar beside it. One `stat` per frame, and one more for those that are new enough.
+        Times decide, not numbers: names repeat after a numbering restart. One `stat` per frame, and one more for those
+        that are new enough and have a sidecar.
         """
         found = []
-        for frame in map(_unpack, self._frames):
-            mtime_ns = self.directory.mtime_ns(frame)
-            if mtime_ns is not None and mtime_ns >= since_ns:
-                judged_ns = self.directory.mtime_ns(frame, SIDECAR_SUFFIX) if _pack(frame) in self._judged else None
-                if judged_ns is None or judged_ns < mtime_ns:
-                    found.append((mtime_ns, frame))
+        for packed in self._frames:
+            frame = _unpack(packed)
+            came_ns = self.directory.came_ns(frame)
+            if came_ns is None or came_ns < since_ns:
+                continue
+            if packed not in self._judged or self.directory.waits(frame, trust_times=trust_times):
+                found.append((came_ns, frame))
         return [frame for _, frame in sorted(found)]
 
 

@@ -6,7 +6,7 @@ behind) holds `MAX_SOURCES` lanes. Each word has one writer; who that is stands 
     region   header page   grants                         changed whenever a lane is granted or revoked  [supervisor]
              lane 0 .. lane 63
 
-    lane     line 0        head, pending, refused, floor  next index to put; frames waiting outside      [watcher]
+    lane     line 0        head, pending, refused         next index to put; frames waiting outside      [watcher]
              line 1        grant, suspect, deaths, buried who serves the lane; the poison rule           [supervisor]
              line 2        tail, released                 mirror of the record's tail; last grant let go [worker]
              slots         1024 x 64 bytes                slot i lives in cell i mod 1024                [watcher]
@@ -71,7 +71,7 @@ REGION_BYTES = _PAGE + MAX_SOURCES * _LANE_BYTES
 MAX_STATE_BYTES = RECORD_BYTES - _RECORD.size
 
 _GRANTS = 0  # word of the header page
-_HEAD, _PENDING, _REFUSED, _FLOOR = 0, 1, 2, 3  # words of a lane's lines: 8 words to a cache line
+_HEAD, _PENDING, _REFUSED = 0, 1, 2  # words of a lane's lines: 8 words to a cache line
 _GRANT, _SUSPECT, _DEATHS, _BURIED = 8, 9, 10, 11
 _TAIL, _RELEASED = 16, 17
 
@@ -307,16 +307,6 @@ class Lane:
     @property
     def has_room(self) -> bool:
         return self.head - self._words[self.word + _TAIL] < CAPACITY
-
-    @property
-    def floor(self) -> int | None:
-        """The highest frame number that was there when this lane was first armed; None before that."""
-        found = self._words[self.word + _FLOOR]
-        return found - 1 if found else None
-
-    def set_floor(self, number: int) -> None:
-        """Remember where a successor of the watcher must begin if nothing has been put by then."""
-        self._words[self.word + _FLOOR] = number + 1
 
     def last_put(self) -> Slot | None:
         """The frame put last, for a successor of the watcher: slots outlive their commit until the lane wraps."""

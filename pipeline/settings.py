@@ -58,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     store_max_age_s: Age = 30 * DAY_S
     min_free_bytes: Bytes = 512 * MIB  # left free on the disk for everybody else
     webhook_url: str = ""  # every open and close of an incident is POSTed there as JSON
-    hang_s: Seconds = 10.0  # silence of a child, or time on one frame, before it is killed
+    hang_s: Annotated[float, Meta(ge=1, le=1e6)] = 10.0  # silence of a child, or time on one frame, before it is killed
     overload_lag_s: Seconds = 5.0  # age of the oldest waiting frame at which a worker sheds
 
     def host_name(self) -> str:
@@ -86,7 +86,7 @@ def parse_cpus(text: str) -> list[int]:
     """`1-3,5` as [1, 2, 3, 5]. Raises ConfigError."""
     cpus: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
+        match = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part, re.ASCII)
         if not match or (match[2] and int(match[2]) < int(match[1])):
             raise ConfigError(f"{text!r} is not a list of cores; write it like 1-3 or 1,3")
         cpus += range(int(match[1]), int(match[2] or match[1]) + 1)

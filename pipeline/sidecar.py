@@ -3,7 +3,7 @@
 Publishing is atomic and wakes nobody: an unnamed file (O_TMPFILE) is written and linked to its name, which raises
 IN_CREATE only, while the watcher listens to renames. A file system without O_TMPFILE gets the second way: a file in
 `.stillwatch/` inside the frames' directory (the only other place that is surely the same file system), linked and
-unlinked; one without hard links the third: renamed into place.
+unlinked; one without hard links the third: renamed into place, which does wake the watcher, for a name it ignores.
 """
 
 from __future__ import annotations

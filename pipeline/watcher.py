@@ -54,7 +54,7 @@ class Watched:
         self.source = source
         self.lane = lane
         self.row = board.memory.sources[lane.index]
-        self.intake = Intake(source, lane, self.row)
+        self.intake = Intake(source, lane, board)
         self.wd: int | None = None
         self.inode: tuple[int, int] | None = None  # the directory armed last
         self.mtime_ns = 0  # of the directory, when last looked at
@@ -200,9 +200,8 @@ class Watcher:
             watched.mtime_ns = status.st_mtime_ns
             if watched.events == watched.row.events:
                 self._suspect_blindness(watched, now_ns)
-        if watched.events != watched.row.events:
-            watched.events = watched.row.events
-            watched.intake.note_time()
+        watched.events = watched.row.events
+        watched.intake.follow_clock()
 
     def _arm(self, watched: Watched, now_ns: int) -> None:
         """Watch (or poll) the directory that the path leads to now, then queue what is in it already."""
@@ -340,8 +339,8 @@ class Watcher:
         """Frames newer than the last one seen. Where none was ever seen, only a listing can tell: ever more rarely."""
         last, directory = watched.intake.last, watched.intake.directory
         if last[0] >= 0:
-            since = directory.mtime_ns(last) or 0
-            return [f for f in directory.next_frames(last, PROBE_WINDOW) if (directory.mtime_ns(f) or 0) >= since]
+            since = directory.came_ns(last) or 0
+            return [f for f in directory.next_frames(last, PROBE_WINDOW) if (directory.came_ns(f) or 0) >= since]
         if now_ns - watched.hit_ns < watched.quiet_ns:
             return []
         watched.hit_ns, watched.quiet_ns = now_ns, min(2 * watched.quiet_ns, int(QUIET_CAP_S * _NS))

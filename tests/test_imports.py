@@ -29,21 +29,23 @@ MAP: dict[str, tuple[int, set[str]]] = {  # module: its level, the third-party p
     "child": (2, {"msgspec", "setproctitle"}),
     "config": (2, {"msgspec"}),
     "judge": (2, {"msgspec"}),
-    "listing": (2, set()),
+    "listing": (3, set()),
     "r2": (2, {"boto3", "botocore", "urllib3"}),
     "sidecar": (2, {"msgspec"}),
     "capture": (4, set()),
     "incidentlog": (3, {"msgspec"}),
-    "intake": (3, set()),
+    "intake": (4, set()),
+    "evidence": (3, {"msgspec"}),
     "report": (4, {"psutil"}),
     "supervisor": (4, {"msgspec"}),
     "uploader": (4, set()),
-    "watcher": (4, {"inotify_simple"}),
+    "watcher": (5, {"inotify_simple"}),
     "workers": (4, set()),
-    "commands.replay": (5, set()),
-    "commands.run": (5, {"setproctitle"}),
-    "commands.demo": (6, {"msgspec"}),  # plays its scenes through `run`'s Service
-    "__main__": (7, set()),
+    "commands.incidents": (6, {"msgspec"}),
+    "commands.replay": (7, {"msgspec"}),
+    "commands.run": (6, {"setproctitle"}),
+    "commands.demo": (7, {"msgspec"}),  # plays its scenes through `run`'s Service
+    "__main__": (8, set()),
 }
 PACKAGE = ROOT / "pipeline"
 FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from pipeline.frames import FrameNames
+from pipeline.frames import FrameNames, identity_of
 from pipeline.listing import Directory, Frame, Listing
 
 NAMES = FrameNames("capture_")
 
 
 class Recorded:
-    """A directory in which every frame and sidecar has the second at which it came."""
+    """A directory in which every frame and sidecar got its name at a second that the test says."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.directory = Directory(str(path), NAMES)
+        self.came: dict[str, int] = {}
 
     def frame(self, number: int, second: int, width: int = 9) -> None:
-        self._write(f"{NAMES.stem(number, width)}.jpg", second)
+        """Publish a frame, in place of an earlier one."""
+        path = self.path / f"{NAMES.stem(number, width)}.jpg"
+        new = path.with_suffix(".tmp")
+        new.write_bytes(b"x" * (1 + second % 50))
+        new.rename(path)
+        self.came[path.name] = second
 
     def sidecar(self, number: int, second: int, width: int = 9) -> None:
-        self._write(f"{NAMES.stem(number, width)}.json", second)
+        """Judge the frame that is there."""
+        path = self.path / f"{NAMES.stem(number, width)}.json"
+        frame = path.with_suffix(".jpg")
+        identity = list(identity_of(frame.stat()).__reduce__()[1]) if frame.exists() else None
+        path.write_text(json.dumps({"frame_id": identity}))
+        self.came[path.name] = second
 
     def judged(self, first: int, last: int, start: int = 0) -> None:
         """Frames one per second from `start`, each with its sidecar in the same second."""
@@ -32,21 +44,23 @@ class Recorded:
             self.frame(number, start + number)
             self.sidecar(number, start + number)
 
-    def new_since(self, second: int) -> list[int]:
-        return [frame[0] for frame in Listing(self.directory).new_since(second * 1_000_000_000)]
+    def new_since(self, second: int, *, trust_times: bool = True) -> list[int]:
+        found = Listing(self.directory).new_since(second * 1_000_000_000, trust_times=trust_times)
+        return [frame[0] for frame in found]
 
     def next_frames(self, number: int, window: int = 8) -> list[Frame]:
         return self.directory.next_frames((number, 9), window)
 
-    def _write(self, name: str, second: int) -> None:
-        path = self.path / name
-        path.touch()
-        os.utime(path, (second, second))
+    def came_ns(self, frame: Frame, suffix: str = ".jpg") -> int | None:
+        path = Path(self.directory.path(frame, suffix))
+        return self.came[path.name] * 1_000_000_000 if path.exists() else None
 
 
 @pytest.fixture
-def recorded(tmp_path: Path) -> Recorded:
-    return Recorded(tmp_path)
+def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    made = Recorded(tmp_path)
+    monkeypatch.setattr(made.directory, "came_ns", made.came_ns)
+    return made
 
 
 # -- what a listing tells ---------------------------------------------------------------------------------------------
@@ -165,3 +179,22 @@ def test_the_next_frame_is_found_after_the_clock_was_set_back(recorded: Recorded
     recorded.judged(1, 5, start=10_000)
     recorded.frame(6, 6)
     assert recorded.next_frames(5) == [(6, 9)]
+
+
+# -- clocks that are set ------------------------------------------------------------------------------------------------
+
+
+def test_a_frame_linked_after_it_was_judged_is_not_new(recorded: Recorded) -> None:
+    """A hard link changes a file's change time: the sidecar seems older, and is the frame's own all the same."""
+    recorded.judged(1, 3)
+    recorded.came["capture_000000002.jpg"] = 50
+    assert recorded.new_since(0) == []
+
+
+def test_after_a_step_of_the_clock_the_contents_decide(recorded: Recorded) -> None:
+    """The clock went back an hour: 1 and 2 were overwritten since; their old sidecars only seem to be newer."""
+    recorded.judged(1, 3, start=3600)
+    recorded.frame(1, 10)
+    recorded.frame(2, 11)
+    assert recorded.new_since(5) == []
+    assert recorded.new_since(5, trust_times=False) == [1, 2]

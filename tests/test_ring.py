@@ -311,14 +311,6 @@ def test_ready_slots_are_those_not_yet_committed(lane: Lane) -> None:
     assert [slot.number for slot in lane.ready()] == [2, 3]
 
 
-def test_the_floor_is_remembered(ring: Ring, lane: Lane) -> None:
-    floors = [lane.floor]
-    for number in (0, 220_000):
-        lane.set_floor(number)
-        floors.append(successor(ring).lanes[0].floor)
-    assert floors == [None, 0, 220_000]
-
-
 # -- grants -----------------------------------------------------------------------------------------------------------
 
 
