@@ -2,6 +2,7 @@
 
     hold/.runs/<source>~<incident id>/    frame_0.jpg frame_1.jpg        a run that may yet become an incident
     hold/<time>-<incident id>.<kind>/     frame_*.jpg thumb_*.jpg transition.json        kind: opened or closed
+    hold/.new-...  being built     .done-...  kept, being removed     .bad-...  damaged, set aside
 
 A directory without a dot is complete: it is built under a hidden name and renamed. Frames are hard links, so that
 retention may delete the originals; where linking fails (another file system, another owner) they are copied. No fsync,
@@ -10,16 +11,28 @@ no disk, no network: the keeper moves it all to the spool, at most a second late
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
+HOLD_DIR = "hold"  # in the runtime directory
 TRANSITION_FILE = "transition.json"
 _RUNS = ".runs"
-_BUILDING = ".new-"
+_BUILDING, _DONE, _BAD = ".new-", ".done-", ".bad-"
 _OWNER = "~"  # not in a source's name
+_EVIDENCE = re.compile(r"(?:frame|thumb)_[0-9]{1,3}\.jpg")
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
+_MAX_FILE_BYTES = 32 * 2**20
+_MAX_BAD = 5  # damaged directories kept for a person to look at: they lie in memory
+
+
+class DamagedHold(Exception):
+    """A directory without a transition that can be read."""
 
 
 class Hold:
@@ -36,7 +49,7 @@ class Hold:
         shutil.rmtree(self._runs, ignore_errors=True)
         os.mkdir(self._runs, 0o750)
         for name in os.listdir(self.path):
-            if name.startswith(_BUILDING):
+            if name.startswith((_BUILDING, _DONE)):
                 shutil.rmtree(os.path.join(self.path, name), ignore_errors=True)
 
     # -- runs: what may become an incident ------------------------------------------------------------------------
@@ -95,13 +108,41 @@ class Hold:
         return self._make_room()
 
     def waiting(self) -> list[str]:
-        """The complete directories, oldest first."""
-        names = sorted(name for name in os.listdir(self.path) if not name.startswith("."))
+        """The complete directories, oldest first; none before the service has made the hold."""
+        try:
+            names = sorted(name for name in os.listdir(self.path) if not name.startswith("."))
+        except FileNotFoundError:
+            return []
         return [os.path.join(self.path, name) for name in names]
 
+    def read(self, folder: str) -> tuple[bytes, dict[str, bytes]]:
+        """A transition and its evidence, by name. Evidence that gives way meanwhile is left out. Raises DamagedHold."""
+        found = {}
+        try:
+            for name in sorted(os.listdir(folder)):
+                if name == TRANSITION_FILE or _EVIDENCE.fullmatch(name):
+                    with suppress(FileNotFoundError):
+                        found[name] = _read(os.path.join(folder, name))
+        except OSError as error:
+            if error.errno in _PASSING:
+                raise
+            raise DamagedHold(error.strerror) from error
+        if TRANSITION_FILE not in found:
+            raise DamagedHold(f"no {TRANSITION_FILE}")
+        return found.pop(TRANSITION_FILE), found
+
     def remove(self, folder: str) -> None:
-        """The keeper has it."""
-        shutil.rmtree(folder)
+        """The keeper has it. A kill in between leaves no directory that looks complete."""
+        done = os.path.join(self.path, _DONE + os.path.basename(folder))
+        os.rename(folder, done)
+        shutil.rmtree(done, ignore_errors=True)
+
+    def set_aside(self, folder: str) -> None:
+        """Keep a damaged directory (or whatever it is) for a person to look at; the oldest of those go first."""
+        with suppress(FileNotFoundError):
+            os.rename(folder, os.path.join(self.path, _BAD + os.path.basename(folder)))
+        for name in sorted(name for name in os.listdir(self.path) if name.startswith(_BAD))[:-_MAX_BAD]:
+            _remove(os.path.join(self.path, name))
 
     def _make_room(self) -> int:
         """Above the bound the oldest evidence goes first; the transitions themselves stay."""
@@ -110,10 +151,8 @@ class Hold:
         for folder, size in sizes:
             if total <= self._max_bytes:
                 break
-            with suppress(FileNotFoundError):
-                for name in os.listdir(folder):
-                    if name != TRANSITION_FILE:
-                        os.unlink(os.path.join(folder, name))
+            if size:
+                _give_up_evidence(folder)
                 total -= size
                 dropped += 1
         return dropped
@@ -129,7 +168,31 @@ def link_or_copy(path: str, target: str) -> None:
         shutil.copyfile(path, target)
 
 
+def _give_up_evidence(folder: str) -> None:
+    with suppress(FileNotFoundError):  # the keeper has taken it meanwhile
+        for name in os.listdir(folder):
+            if name != TRANSITION_FILE:
+                os.unlink(os.path.join(folder, name))
+
+
+def _read(path: str) -> bytes:
+    """A regular file; anything else was not put here by a worker."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_FILE_BYTES:
+            raise DamagedHold(f"{os.path.basename(path)} is no file of ours")
+        return file.read()
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        os.unlink(path)
+
+
 def _size(folder: str) -> int:
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         return sum(entry.stat().st_size for entry in os.scandir(folder) if entry.name != TRANSITION_FILE)
     return 0

@@ -144,6 +144,11 @@ class R2Store:
         """See ObjectStore."""
         return f"R2 bucket {self._bucket} at {self._settings.endpoint}"
 
+    def server_date_ns(self) -> int | None:
+        """The server's wall time, for one request; None if it did not say. What it refuses to say is a StoreError."""
+        answer = self._call("head", "bucket", lambda: self._client.head_bucket(Bucket=self._bucket))
+        return _date_ns(answer)
+
     def close(self) -> None:
         """Close the connections that are kept open."""
         self._client.close()
@@ -293,8 +298,12 @@ def _code(error: ClientError) -> str:
 
 
 def _server_date_ns(error: ClientError) -> int | None:
+    return _date_ns(error.response)
+
+
+def _date_ns(answer: dict[str, Any]) -> int | None:
     """The server's wall time from the `Date` of its answer; None if it said none that can be read."""
-    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     try:
         return int(parsedate_to_datetime(headers["date"]).timestamp()) * 1_000_000_000
     except (KeyError, TypeError, ValueError, OverflowError):
