@@ -17,6 +17,7 @@ from pipeline.model import Exit, StillwatchError, describe  # noqa: E402
 COMMANDS = {
     "demo": "see it work in under a minute: FFmpeg makes sources with faults, the whole pipeline finds them",
     "run": "the service: watch directories of frames, judge them, write sidecars",
+    "incidents": "what went wrong: open incidents first, with their evidence",
     "replay": "judge a recorded directory in order, with the same rules, writing nothing into it",
 }
 

@@ -48,6 +48,7 @@ _OLDEST_OPENCV = (4, 11)
 """imdecode of 4.6 and 4.10 accepts truncated frames and fills in memory of earlier ones: opencv #26488."""
 
 _GREY = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION
+_QUARTER = cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_IGNORE_ORIENTATION
 _COLOUR = cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION
 
 
@@ -92,6 +93,14 @@ def decode(data: bytes) -> Picture:
     if picture.size > PICTURE_BYTES:
         raise BadPicture(f"too large: {picture.shape[1]}x{picture.shape[0]} at 1/{REDUCTION} size")
     return picture
+
+
+def thumbnail(data: bytes) -> bytes:
+    """A small JPEG of a frame, a quarter as wide and high. Raises BadPicture."""
+    done, encoded = cv2.imencode(".jpg", _imdecode(data, _QUARTER), [cv2.IMWRITE_JPEG_QUALITY, 80])
+    if not done:
+        raise BadPicture("no thumbnail could be made")
+    return bytes(encoded)
 
 
 def judge_black(picture: Picture, thresholds: BlackThresholds) -> Verdict:

@@ -13,6 +13,7 @@ from enum import Enum, auto
 import msgspec
 
 from pipeline import detectors
+from pipeline.incidents import Sighting, Tracker, TrackerState, Transition
 from pipeline.model import FrameId, InvalidFrame, Judgement, Verdict
 from pipeline.settings import Source
 
@@ -33,6 +34,10 @@ class Order(Enum):
     LATE = auto()  # older than the one before it: judged by itself, remembered by nobody
 
 
+CONDITIONS = ("black", "freeze")
+"""What this judge gives a verdict on."""
+
+
 class JudgeState(msgspec.Struct, array_like=True):
     """What the commit record keeps of a judge."""
 
@@ -45,15 +50,18 @@ class JudgeState(msgspec.Struct, array_like=True):
     freeze_frames: int = 0
     unknown_frames: int = 0  # published but not judged: skipped, invalid or vanished
     history: tuple[detectors.HistoryEntry, ...] = ()
+    tracker: TrackerState = msgspec.field(default_factory=TrackerState)
 
 
 class Judge:
     """One source's judge. It must see every frame in order: `observe`, then `judge` for those that are looked at."""
 
-    def __init__(self, source: Source, cells: Sequence[memoryview], state: bytes = b"") -> None:
+    def __init__(self, source: Source, cells: Sequence[memoryview], state: bytes = b"", *, host: str = "") -> None:
         self._source = source
         self.state = msgspec.msgpack.decode(state, type=JudgeState) if state else JudgeState()
         self._history = detectors.History(cells, self.state.history)
+        rules = {condition: source.rule_of(condition) for condition in CONDITIONS}
+        self.tracker = Tracker(host, source.name, rules, self.state.tracker)
         self._encode = msgspec.msgpack.Encoder().encode
 
     def observe(self, number: int, identity: FrameId) -> Order:
@@ -101,11 +109,22 @@ class Judge:
         self._history.push(picture, stem)
         return freeze, diffs, names
 
+    def track(self, frame: Sighting, judgement: Judgement | None) -> list[Transition]:
+        """Show the frame's verdicts to the tracker (None: it could not be judged); what they change."""
+        verdicts = {condition: getattr(judgement, condition, _UNKNOWN) for condition in CONDITIONS}
+        return self.tracker.feed(frame, verdicts)
+
     def pass_over(self) -> None:
         """A frame was published and not judged; nothing is known of it."""
         self.state.unknown_frames += 1
 
     def encoded_state(self) -> bytes:
         """What the commit record must keep."""
+        self.state.tracker = self.tracker.state
         self.state.history = self._history.entries
         return self._encode(self.state)
+
+
+def frame_time_ns(identity: FrameId, now_ns: int, wall_ns: int) -> int:
+    """The monotonic instant of a frame: now less the age of its file. A file from the future is from now."""
+    return now_ns - max(0, wall_ns - identity.mtime_ns)

@@ -121,6 +121,7 @@ class Supervisor:
     ) -> None:
         self.board = board
         self.exit_code: int | None = None
+        self._closing = False
         self.signals = SignalBox()
         nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self.signals.install(*(HANDLED_SIGNALS - {signal.SIGHUP} if nohup else HANDLED_SIGNALS))
@@ -253,7 +254,7 @@ class Supervisor:
             (row.busy_lane, row.busy_index) if row.busy_since_ns else None,
         )
         process.popen, row.pid = None, 0
-        if process.state is State.STOPPING:
+        if process.state is State.STOPPING or (self._closing and code == 0):  # a signal to the group asks everybody
             process.set_state(State.STOPPED)
             log.info(event("child stopped", child=process.spec.name, exit=death))
             return death
@@ -316,6 +317,7 @@ class Supervisor:
     def close(self) -> None:
         """The one stop ladder. Children stop in the order of the data flow, so that nobody waits for a dead source:
         ask (SIGTERM), wait until the group's deadline, SIGKILL, reap."""
+        self._closing = True
         self.signals.poll.unregister(self._bell.fileno())  # nobody answers it any more: it would wake every wait below
         for order in sorted({p.spec.stop_order for p in self._processes}):
             group = [p for p in self._processes if p.spec.stop_order == order]

@@ -19,11 +19,14 @@ from typing import Any
 from pipeline import detectors, sidecar
 from pipeline.board import SourceRow
 from pipeline.child import HEARTBEAT_S, Child, event, log
+from pipeline.evidence import Evidence, keys_of
 from pipeline.frames import SUFFIX, FrameNames, identity_of, read_frame
-from pipeline.judge import Judge
+from pipeline.hold import HOLD_DIR, Hold
+from pipeline.incidents import Sighting
+from pipeline.judge import Judge, Order, frame_time_ns
 from pipeline.model import FrameId, InvalidFrame, Judgement, Outcome, describe
 from pipeline.ring import Lane, Slot, TornSlot
-from pipeline.settings import Settings, Source
+from pipeline.settings import Source
 from pipeline.sidecar import Published, Sidecar, SidecarWriter
 
 MAX_STRIDE = 64
@@ -67,12 +70,17 @@ class Shedding:
 class ServedLane:
     """One source as its worker serves it: lane, judge, sidecars."""
 
-    def __init__(self, source: Source, lane: Lane, row: SourceRow, settings: Settings) -> None:
+    def __init__(self, source: Source, lane: Lane, row: SourceRow, child: Child) -> None:
         self.source = source
         self.lane = lane
         self.row = row
-        record = lane.adopt()
-        self.judge = Judge(source, lane.picture_cells(), record.state)
+        record, settings = lane.adopt(), child.settings
+        self.judge = Judge(source, lane.picture_cells(), record.state, host=settings.host_name())
+        hold = Hold(os.path.join(settings.runtime_dir, HOLD_DIR), settings.hold_max_bytes)
+        self._evidence = Evidence(hold, source, row, child.keeper_bell.ring)
+        if not record.tail:  # what an earlier run left open goes on
+            self._evidence.act(self.judge.tracker.resume(child.resumed, time.monotonic_ns()))
+        self._evidence.forget_orphans(self.judge.tracker.held_ids())
         self._names = FrameNames(source.prefix)
         self._writer = SidecarWriter(source.dir)
         self._shedding = Shedding(settings.overload_lag_s)
@@ -141,8 +149,9 @@ class ServedLane:
         try:
             judgement = self.judge.judge(data, stem, order)
         except InvalidFrame as error:
-            return self._publish_invalid(slot, stem, identity, str(error))
-        self._publish(stem, identity, self._judged(slot, stem, identity, judgement, begun_ns))
+            return self._publish_invalid(slot, stem, identity, str(error), order)
+        followed = self._follow(slot, stem, identity, order, judgement, data)
+        self._publish(stem, identity, self._judged(slot, stem, identity, judgement, begun_ns, followed))
         self._shedding.judged(time.monotonic_ns())
         return Outcome.JUDGED
 
@@ -159,16 +168,16 @@ class ServedLane:
         return self._skip(slot, stem, identity, f"unreadable: {describe(error)}")
 
     def _skip(self, slot: Slot, stem: str, identity: FrameId, reason: str) -> Outcome:
-        self.judge.observe(slot.number, identity)
-        self._publish(stem, identity, self._sidecar(slot, stem, identity, analyzed=False, skipped=reason))
+        followed = self._follow(slot, stem, identity, self.judge.observe(slot.number, identity))
+        self._publish(stem, identity, self._sidecar(slot, stem, identity, analyzed=False, skipped=reason, **followed))
         return Outcome.SKIPPED
 
     def _reject(self, slot: Slot, stem: str, error: InvalidFrame) -> Outcome:
         """A file that cannot be a frame; without an identity it has gone meanwhile."""
         if error.identity is None:
             return Outcome.VANISHED
-        self.judge.observe(slot.number, error.identity)
-        return self._publish_invalid(slot, stem, error.identity, str(error))
+        order = self.judge.observe(slot.number, error.identity)
+        return self._publish_invalid(slot, stem, error.identity, str(error), order)
 
     def _mark_fault(self, slot: Slot, fault: str) -> Outcome:
         """Give the frame on which we failed an error sidecar, so that it is not tried for ever."""
@@ -177,20 +186,54 @@ class ServedLane:
             identity = identity_of(os.stat(f"{self.source.dir}/{stem}{SUFFIX}"))
         except OSError:
             return Outcome.VANISHED
-        return self._publish_invalid(slot, stem, identity, f"internal: {fault}")
+        return self._publish_invalid(slot, stem, identity, f"internal: {fault}", Order.LATE)
 
-    def _publish_invalid(self, slot: Slot, stem: str, identity: FrameId, reason: str) -> Outcome:
+    def _publish_invalid(self, slot: Slot, stem: str, identity: FrameId, reason: str, order: Order) -> Outcome:
         self._say(logging.WARNING, "frame invalid", frame=stem, cause=reason)
-        self._publish(stem, identity, self._sidecar(slot, stem, identity, error=reason))
+        followed = self._follow(slot, stem, identity, order)
+        self._publish(stem, identity, self._sidecar(slot, stem, identity, error=reason, **followed))
         return Outcome.INVALID
+
+    def _follow(
+        self,
+        slot: Slot,
+        stem: str,
+        identity: FrameId,
+        order: Order,
+        judgement: Judgement | None = None,
+        data: bytes = b"",
+    ) -> dict[str, Any]:
+        """Show the frame to the tracker and hold the evidence it asks for; what the sidecar says of incidents."""
+        if order is Order.LATE:
+            return {}
+        tracker, time_ns = self.judge.tracker, frame_time_ns(identity, time.monotonic_ns(), time.time_ns())
+        frame = Sighting(time_ns, identity.mtime_ns, slot.number, stem, identity)
+        transitions = self.judge.track(frame, judgement)
+        if transitions or self._evidence.waits:
+            self._evidence.act(transitions, stem, data)
+        opened = [transition.incident for transition in transitions if transition.kind == "opened"]
+        self.row.incidents += len(opened)
+        return {
+            "conditions": tracker.phases(),
+            "incident_ids": tracker.open_ids(),
+            "r2_images": keys_of(opened[0]) if opened else None,
+        }
 
     # -- sidecars -----------------------------------------------------------------------------------------------
 
     def _sidecar(self, slot: Slot, stem: str, identity: FrameId, **fields: Any) -> Sidecar:
         return sidecar.build(self.source.name, stem, slot.number, identity, **fields)
 
-    def _judged(self, slot: Slot, stem: str, identity: FrameId, judgement: Judgement, begun_ns: int) -> Sidecar:
-        fields = sidecar.verdict_fields(judgement)
+    def _judged(
+        self,
+        slot: Slot,
+        stem: str,
+        identity: FrameId,
+        judgement: Judgement,
+        begun_ns: int,
+        followed: dict[str, Any],
+    ) -> Sidecar:
+        fields = sidecar.verdict_fields(judgement) | followed
         done_ns = time.monotonic_ns()
         fields["performance_ms"] = {
             "queued": round((begun_ns - slot.put_ns) / 1e6, 3),
@@ -220,6 +263,10 @@ class ServedLane:
         row.max_lag_ns = max(row.max_lag_ns, row.lag_ns)
         row.black_frames, row.freeze_frames = state.black_frames, state.freeze_frames
         row.unknown_frames = state.unknown_frames
+        row.open_incidents = len(self.judge.tracker.open_ids())
+        if state.numbering_restarts > row.numbering_restarts:
+            hint = "a new FFmpeg run; if often: two writers, or -update 1"
+            self._say(logging.WARNING, "numbers began anew", restarts=state.numbering_restarts, hint=hint)
         row.gaps, row.numbering_restarts = state.gaps, state.numbering_restarts
 
     def _say(self, level: int, name: str, **values: object) -> None:
@@ -277,7 +324,7 @@ class Worker:
                 self._child.bell.ring()
             elif ours and lane.index not in self._served:
                 source, row = settings.source[lane.index], board.memory.sources[lane.index]
-                self._served[lane.index] = ServedLane(source, lane, row, settings)
+                self._served[lane.index] = ServedLane(source, lane, row, self._child)
 
 
 class DecoderNoise:

@@ -22,6 +22,13 @@ def test_the_demo_finds_its_faults_and_keeps_what_it_was_asked_to(tmp_path: Path
     assert done.returncode == 0, done.stdout + done.stderr
     assert "demo passed" in done.stdout
     assert len(list(tmp_path.glob("*/capture_*.json"))) == 270
+    assert [line.split()[:3] for line in done.stdout.splitlines() if line.startswith(("opened", "closed"))] == [
+        ["opened", "black", "dark"],
+        ["opened", "freeze", "frozen"],
+        ["closed", "black", "dark"],
+        ["closed", "freeze", "frozen"],
+    ]
+    assert len(list(tmp_path.glob("state/store/alerts/*/*/*/*/*"))) == 2 * 9
     again = subprocess.run([*DEMO, f"--keep={tmp_path}"], env=ENVIRONMENT, capture_output=True, text=True, timeout=55)
     assert again.returncode == 66
     assert again.stderr.count("\n") == 1 and "not empty" in again.stderr
@@ -45,3 +52,4 @@ def test_a_signal_leaves_no_ffmpeg_and_no_frames_behind(tmp_path: Path, number: 
     assert b"Traceback" not in errors
     wait_until(lambda: not any(p.is_running() for p in everybody), 5, "nothing is left")
     assert not Path(scratch[0]).parent.parent.exists()
+    assert not list(tmp_path.iterdir()), "evidence of a demo that was not finished"

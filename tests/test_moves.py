@@ -26,6 +26,7 @@ def test_a_source_moves_between_workers_under_load_and_kills(tmp_path: Path) -> 
         source=tuple(Source(name=name, dir=str(tmp_path / name)) for name in names),
         workers=2,
         runtime_dir=str(tmp_path / "run"),
+        state_dir=str(tmp_path / "state"),
     )
     set_up_logging("supervisor", "ERROR")
     with runtime_lock(settings.runtime_dir):

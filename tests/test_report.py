@@ -192,7 +192,9 @@ def test_the_service_reports_every_process_and_source(rig: Callable[..., Rig]) -
         service.publish(1)
         service.wait_sidecars(1)
         wait_until(lambda: service.lines(" source/a report ") and "judged=1" in service.log, 10, "a report with it")
-        for name, pid in zip(("watcher", "worker/0"), (process.pid for process in service.tree()[1:]), strict=True):
+        for name, pid in zip(
+            ("watcher", "worker/0", "uploader"), (process.pid for process in service.tree()[1:]), strict=True
+        ):
             line = wait_until(partial(service.lines, f" {name} report "), 10, name)[-1]
             assert re.fullmatch(CHILD % (name, pid, r"(\d+|any)"), line)
         assert service.process

@@ -1,32 +1,38 @@
 """`demo`: the main job on real input in under a minute, and proof that it was done.
 
 FFmpeg makes three sources (a live scene, one that freezes, one that goes black) and publishes them by atomic rename
-into a directory in memory; the whole service runs on them; the summary holds what was found against what was made.
+into a directory in memory; the whole service runs on them, with durations shorter than the usual; incidents are told as
+they open and close; the summary holds what was found against what was made, and names the evidence.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from pipeline import console
 from pipeline.child import set_up_logging
+from pipeline.commands import incidents
 from pipeline.commands.run import Service, runtime_lock
-from pipeline.model import MAX_WORKERS, Exit, InputError, StillwatchError, UnavailableError
+from pipeline.model import MAX_WORKERS, Exit, InputError, Rule, StillwatchError, UnavailableError
 from pipeline.ring import Books
 from pipeline.settings import Settings, Source
 from pipeline.sidecar import Sidecar
 from pipeline.supervisor import Supervisor
 
 EPILOG = """\
-Takes about half a minute and writes only to memory; --keep DIR leaves frames and sidecars there to look at.
+Takes about half a minute. Frames are in memory and go away; the evidence of the two incidents (about 1 MB) stays on
+disk to be looked at. --keep DIR puts all of it there, frames and sidecars included.
 Exit codes: 0 all faults were found, nothing else was, and the books balance; 1 otherwise; 69 FFmpeg is missing.
 """
 
@@ -34,6 +40,8 @@ FPS = 5
 FRAMES = 90
 FAULT_FIRST, FAULT_LAST = 31, 60  # numbers of the frozen or black frames; FFmpeg counts from 1
 DRAIN_S = 15.0
+RULES = {"black": Rule(3.0, 1.0), "freeze": Rule(4.0, 2.0)}
+EVIDENCE = sorted(["incident.json", *(f"{kind}_{n}.jpg" for kind in ("frame", "thumb") for n in range(4))])
 _SIZE = "size=1280x720"
 
 
@@ -44,6 +52,7 @@ class Scene(msgspec.Struct, frozen=True):
     filters: str
     black: range
     freeze: range
+    incident: str = ""  # the one condition that must become an incident
 
 
 _NONE = range(0)
@@ -54,12 +63,14 @@ SCENES = (
         f"split[a][b];[a][b]freezeframes=first={FAULT_FIRST - 1}:last={FAULT_LAST - 1}:replace={FAULT_FIRST - 1}",
         _NONE,
         range(FAULT_FIRST + 3, FAULT_LAST + 1),  # three predecessors must be alike first
+        "freeze",
     ),
     Scene(
         "dark",
         f"drawbox=color=black:t=fill:enable='between(n,{FAULT_FIRST - 1},{FAULT_LAST - 1})'",
         range(FAULT_FIRST, FAULT_LAST + 1),
         range(FAULT_FIRST + 3, FAULT_LAST + 1),  # a black picture stands still as well
+        "black",  # which explains that
     ),
 )
 
@@ -78,26 +89,32 @@ def run(arguments: argparse.Namespace) -> int:
         raise UnavailableError("ffmpeg is not installed; type: sudo apt-get install -y ffmpeg")
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - mkdtemp makes it private
     scratch = Path(arguments.keep or tempfile.mkdtemp(prefix="stillwatch-demo-", dir=memory))
+    state = scratch / "state" if arguments.keep else Path(tempfile.mkdtemp(prefix="stillwatch-evidence-"))
+    played = False
     try:
-        return _play(ffmpeg, scratch, arguments.workers)
+        answer = _play(ffmpeg, scratch, state, arguments.workers)
+        played = True
     finally:
-        if arguments.keep:
-            console.say(f"frames and sidecars: {scratch}")
-        else:
+        if not arguments.keep:
             shutil.rmtree(scratch)
+            if not played:
+                shutil.rmtree(state)
+    console.say(f"evidence and incident log: {state}; look again: ./stillwatch incidents --state-dir {state}")
+    return answer
 
 
-def _play(ffmpeg: str, scratch: Path, workers: int | None) -> int:
+def _play(ffmpeg: str, scratch: Path, state: Path, workers: int | None) -> int:
     for scene in SCENES:
         (scratch / scene.name).mkdir(parents=True, exist_ok=True)
         if any((scratch / scene.name).iterdir()):
             raise InputError(f"{scratch / scene.name}: not empty; name a new directory with --keep")
     settings = Settings(
-        source=tuple(Source(name=scene.name, dir=str(scratch / scene.name)) for scene in SCENES),
+        source=tuple(Source(name=scene.name, dir=str(scratch / scene.name), rules=RULES) for scene in SCENES),
         workers=workers or "auto",
         runtime_dir=str(scratch / "run"),
-        state_dir=str(scratch / "state"),
-        log_level="WARNING",
+        state_dir=str(state),
+        log_level="ERROR",
+        min_free_bytes=0,  # memory is what there is
     )
     set_up_logging("supervisor", settings.log_level)
     console.say(
@@ -106,15 +123,15 @@ def _play(ffmpeg: str, scratch: Path, workers: int | None) -> int:
     with runtime_lock(settings.runtime_dir):
         service = Service(settings)
         try:
-            _publish(service, ffmpeg, scratch)
+            told = _publish(service, ffmpeg, scratch, Story(state))
             books = [service.ring.lanes[lane].books() for lane in range(len(SCENES))]
         finally:
             service.close()
-    return _summary(scratch, books)
+    return _summary(scratch, state, books, told)
 
 
-def _publish(service: Service, ffmpeg: str, scratch: Path) -> None:
-    """Wait until the service is ready, run one FFmpeg per scene to its end, wait until all frames are judged."""
+def _publish(service: Service, ffmpeg: str, scratch: Path, story: Story) -> Story:
+    """Wait until the service is ready, run one FFmpeg per scene to its end, wait until all is judged and stored."""
     supervisor = service.supervisor
     while not service.board.memory.ready_ns:
         _turn(supervisor)
@@ -124,15 +141,43 @@ def _publish(service: Service, ffmpeg: str, scratch: Path) -> None:
     try:
         with console.progress() as bar:
             task = bar.add_task("judging", total=FRAMES * len(SCENES))
-            while any(p.poll() is None for p in publishers) or any(lane.backlog for lane in lanes):
+            while time.monotonic_ns() < give_up_ns:
                 _turn(supervisor)
+                story.tell(console.say)
                 bar.update(task, completed=sum(lane.last_record().tail for lane in lanes))
-                if time.monotonic_ns() > give_up_ns:
+                playing = any(p.poll() is None for p in publishers) or any(lane.backlog for lane in lanes)
+                if not playing and story.is_over:
                     break
     finally:
         for publisher in publishers:
             publisher.kill()
             publisher.wait()
+    return story
+
+
+class Story:
+    """The incidents as the log tells of them, each turn told once."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = str(state_dir)
+        self._told: set[tuple[str, str]] = set()
+        self.incidents: list[dict[str, Any]] = []
+
+    @property
+    def is_over(self) -> bool:
+        """Whether as many incidents as the scenes make are closed and their evidence stored."""
+        stored = [i for i in self.incidents if i["closed_at"] and set(i["evidence"].values()) == {"stored"}]
+        return len(stored) >= sum(bool(scene.incident) for scene in SCENES)
+
+    def tell(self, say: Callable[[str], None]) -> None:
+        """Say what is new."""
+        with contextlib.suppress(InputError):  # no log yet
+            self.incidents = list(incidents.read(self._state_dir))
+        for incident in reversed(self.incidents):
+            for turn in ("opened", "closed") if incident["closed_at"] else ("opened",):
+                if (incident["id"], turn) not in self._told:
+                    self._told.add((incident["id"], turn))
+                    say(f"{turn} {incident['condition']:7} {incident['source']:7} {incident['coverage']}")
 
 
 def _turn(supervisor: Supervisor) -> None:
@@ -165,8 +210,34 @@ def _start_ffmpeg(ffmpeg: str, scene: Scene, scratch: Path) -> subprocess.Popen[
     return subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
 
-def _summary(scratch: Path, books: list[Books]) -> int:
+def _summary(scratch: Path, state: Path, books: list[Books], story: Story) -> int:
     """Print what was found beside what was made; 0 if they agree."""
+    good = _print_verdicts(scratch, books)
+    incident_rows = []
+    for scene in SCENES:
+        found = [i for i in story.incidents if i["source"] == scene.name]
+        expected = [scene.incident] if scene.incident else []
+        agrees = [i["condition"] for i in found] == expected and all(i["reason"] == "recovered" for i in found)
+        for incident in found:
+            folder = state / "store/alerts" / incident["condition"] / incident["host"] / scene.name / incident["id"]
+            files = sorted(path.name for path in folder.glob("*"))
+            agrees &= files == EVIDENCE
+            lasted = f"{incident['duration_s']:.1f} s"
+            incident_rows.append(
+                [scene.name, incident["condition"], lasted, f"{len(files)} files", _mark(agrees), folder]
+            )
+        good &= agrees
+    console.print_table("incidents", ["source", "condition", "lasted", "evidence", "agrees", "in"], incident_rows)
+    console.say("demo passed: every fault was found, nothing else was" if good else "demo FAILED: see the rows with NO")
+    return Exit.OK if good else Exit.FAILED
+
+
+def _mark(good: bool) -> str:
+    return "yes" if good else "NO"
+
+
+def _print_verdicts(scratch: Path, books: list[Books]) -> bool:
+    """Print verdicts and books, and whether both are as they must be."""
     found_rows, books_rows, good = [], [], True
     for scene, account in zip(SCENES, books, strict=True):
         sidecars = _sidecars(scratch / scene.name)
@@ -195,8 +266,7 @@ def _summary(scratch: Path, books: list[Books]) -> int:
         "balanced",
     ]
     console.print_table("books", columns, books_rows)
-    console.say("demo passed: every fault was found, nothing else was" if good else "demo FAILED: see the rows with NO")
-    return Exit.OK if good else Exit.FAILED
+    return good
 
 
 def _sidecars(directory: Path) -> list[Sidecar]:

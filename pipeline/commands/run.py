@@ -6,15 +6,18 @@ import argparse
 import fcntl
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import setproctitle
 
-from pipeline import config
+from pipeline import config, incidentlog
 from pipeline.board import Board
 from pipeline.child import HANDLED_SIGNALS, Handover, Spec, event, log, set_up_logging
+from pipeline.hold import HOLD_DIR, Hold
+from pipeline.incidents import Incident
 from pipeline.model import ConfigError, InstanceError, describe
 from pipeline.report import Report
 from pipeline.ring import Doorbell, Ring
@@ -23,7 +26,9 @@ from pipeline.supervisor import Death, Supervisor, Timer
 
 LOCK_NAME = "lock"
 WATCHER_STOP_S = 1.0
-WORKER_STOP_S = 3.0  # a worker drains what is ready for at most 2 s
+WORKER_STOP_S = 2.8  # a worker drains what is ready for at most 2 s
+UPLOADER_STOP_S = 1.0
+UPLOADER_HANG_S = 120.0  # a worn SD card may take seconds for each fsync
 
 EPILOG = """\
 examples:
@@ -129,6 +134,17 @@ def runtime_lock(runtime_dir: str) -> Iterator[None]:
         os.close(fd)
 
 
+def make_state_dir(state_dir: str) -> None:
+    """The state directory, made when it is not there. Raises ConfigError when it cannot be written."""
+    try:
+        os.makedirs(state_dir, mode=0o750, exist_ok=True)
+        writable = os.access(state_dir, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise ConfigError(f"state_dir: {state_dir}: {describe(error)}; name another with --state-dir") from error
+    if not writable:
+        raise ConfigError(f"state_dir: {state_dir}: not writable; name another with --state-dir, or mend its owner")
+
+
 def refuse_shared_directories(settings: Settings) -> None:
     """Two sources on one directory would merge silently: the kernel keeps one watch per inode."""
     seen: dict[object, str] = {}
@@ -155,6 +171,9 @@ class Service:
         self.board = Board.create(settings.runtime_dir, [s.name for s in specs], [s.name for s in settings.source])
         self._bell = Doorbell.create()
         self._doorbells = [Doorbell.create() for _ in range(workers)]
+        self._keeper_bell = Doorbell.create()
+        self._resumed = self._open_incidents()
+        Hold(os.path.join(settings.runtime_dir, HOLD_DIR), settings.hold_max_bytes).prepare()
         for lane in range(len(settings.source)):
             self.ring.grant(lane, lane % workers)
         self._moving: dict[int, int] = {}  # lane -> the worker that is to have it
@@ -195,8 +214,26 @@ class Service:
                 self._doorbells[worker].ring()
                 log.info(event("source moved", source=self.settings.source[lane].name, worker=worker))
 
+    def _open_incidents(self) -> tuple[Incident, ...]:
+        """What an earlier run of this host left open, for the workers to go on with."""
+        make_state_dir(self.settings.state_dir)
+        try:
+            found = incidentlog.read_open(self.settings.state_dir)
+        except sqlite3.Error as error:
+            log.error(event("incident log not read", state_dir=self.settings.state_dir, cause=error))
+            return ()
+        return tuple(incident for incident in found if incident.host == self.settings.host_name())
+
     def _specs(self, workers: int) -> list[Spec]:
         cpus = self.settings.worker_cpus()
+        uploader = Spec(
+            "uploader",
+            "pipeline.uploader:run",
+            row=1 + workers,
+            stop_order=2,
+            stop_s=UPLOADER_STOP_S,
+            hang_s=UPLOADER_HANG_S,
+        )
         watcher = Spec("watcher", "pipeline.watcher:run", row=0, stop_order=0, stop_s=WATCHER_STOP_S)
         return [
             watcher,
@@ -212,12 +249,24 @@ class Service:
                 )
                 for n in range(workers)
             ),
+            uploader,
         ]
 
     def _handover(self, spec: Spec) -> tuple[Handover, tuple[int, ...]]:
         doorbells = tuple(doorbell.fd for doorbell in self._doorbells)
-        handover = Handover(spec, self.settings, self.ring.fd, self.board.fd, self._bell.fd, doorbells, os.getpid())
-        return handover, (self.ring.fd, self.board.fd, self._bell.fd, *doorbells)
+        fds = (self.ring.fd, self.board.fd, self._bell.fd, *doorbells, self._keeper_bell.fd)
+        handover = Handover(
+            spec,
+            self.settings,
+            self.ring.fd,
+            self.board.fd,
+            self._bell.fd,
+            doorbells,
+            os.getpid(),
+            self._keeper_bell.fd,
+            self._resumed,
+        )
+        return handover, fds
 
     def _on_death(self, death: Death) -> None:
         """The poison rule: a frame on which its workers crash or hang is set aside."""
