@@ -372,7 +372,7 @@ def test_7_a_killed_supervisor_leaves_nothing_and_can_start_again(rig: Callable[
         service.start()
         service.wait_ready(times=2)
         assert judged(service.wait_sidecars(30, "a")) == list(range(1, 31))
-        assert sorted(os.listdir(service.base / "run")) == ["board", "lock"]
+        assert sorted(os.listdir(service.base / "run")) == ["board", "hold", "lock"]
         assert service.books()["a"]["in_flight"] == 0
 
 

@@ -192,7 +192,7 @@ def test_a_frame_linked_after_it_was_judged_is_not_new(recorded: Recorded) -> No
 
 
 def test_after_a_step_of_the_clock_the_contents_decide(recorded: Recorded) -> None:
-    """The clock went back an hour: 1 and 2 were overwritten since; their old sidecars only seem to be newer."""
+    """The clock went back an hour: 1 and 2 were overwritten since; their old sidecars only seem newer."""
     recorded.judged(1, 3, start=3600)
     recorded.frame(1, 10)
     recorded.frame(2, 11)
