@@ -181,7 +181,7 @@ def test_the_next_frame_is_found_after_the_clock_was_set_back(recorded: Recorded
     assert recorded.next_frames(5) == [(6, 9)]
 
 
-# -- clocks that are set ------------------------------------------------------------------------------------------------
+# -- clocks that are set -----------------------------------------------------------------------------------------------
 
 
 def test_a_frame_linked_after_it_was_judged_is_not_new(recorded: Recorded) -> None:
