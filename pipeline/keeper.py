@@ -86,7 +86,7 @@ class Keeper:
         except (OSError, sqlite3.Error) as error:
             self._failed(error, now_ns)
             return False
-        if worked and (failures := self._trouble.worked()):
+        if failures := self._trouble.worked():  # what failed is always what is tried first
             log.info(event("recovered", what="keeping incidents", failures=failures))
         return worked
 
@@ -275,6 +275,7 @@ class Keeper:
                 where = incidentlog.set_aside(self._settings.state_dir)
                 log.error(event("incident log damaged, begun anew", old=where, cause=error))
                 self._count("log_damaged")
+                self._trouble.failed(now_ns, 0.1)
                 return
         if (isinstance(error, OSError) and error.errno in _FULL) or incidentlog.is_full(error):
             with suppress(OSError):
