@@ -161,17 +161,23 @@ def startup(_seconds: float) -> dict[str, object]:
         with service:
             ready_s = time.monotonic() - begun
             watcher_pss_mb = pss_mb(service.child("watcher").pid)
-        traced = _strace_watcher(base, service)
+        traced = _trace_service(base)
     return {"files": 220_000, "ready_s": round(ready_s, 2), "watcher_pss_mb": round(watcher_pss_mb, 1), **traced}
 
 
-def _strace_watcher(base: Path, service: Rig) -> dict[str, object]:
+class TracedRig(Rig):
+    """A service under strace."""
+
+    @property
+    def command(self) -> list[str]:
+        return ["strace", "-D", "-f", "-o", str(self.base / "strace.txt"), *super().command]
+
+
+def _trace_service(base: Path) -> dict[str, object]:
     """System calls of the whole start, then of 100 frames in steady state."""
     trace = base / "strace.txt"
-    service.log_path.unlink()
-    plain = service.command
-    Rig.command = property(lambda self: ["strace", "-D", "-f", "-o", str(trace), *plain])  # type: ignore[assignment, method-assign]
-    with service:
+    (base / "service.log").unlink()
+    with TracedRig(base) as service:
         started = trace.read_text()
         for number in range(200_000, 200_100):
             publish_linked(service.dir / "seed", service.dir, number)
