@@ -37,7 +37,9 @@ class ChildRow(ctypes.Structure):
         ("busy_index", ctypes.c_uint64),  # child: and which slot
         ("cpu", ctypes.c_int64),  # child: the core it is pinned to, -1 for none
         ("turns", ctypes.c_uint64),  # child: turns of its loop that found work
-        ("spare", ctypes.c_uint64 * 7),
+        ("log_dropped", ctypes.c_uint64),  # child: log lines that nobody took
+        ("settings_version", ctypes.c_uint64),  # child that is told of settings while it runs: which it goes by
+        ("spare", ctypes.c_uint64 * 5),
     ]
 
 
@@ -58,8 +60,17 @@ class SourceRow(ctypes.Structure):
         ),  # watcher: frames found by a scan and not queued (older than asked for)
         ("last_put_ns", ctypes.c_uint64),  # watcher
         ("since_ns", ctypes.c_int64),  # watcher: wall clock of its first listing; what is older was left there
-        ("spare_w", ctypes.c_uint64 * 7),
-        ("last_number", ctypes.c_uint64),  # worker, and all that follow
+        ("published", ctypes.c_uint64),  # watcher: frames put, or waiting outside a full lane
+        ("watched_since_ns", ctypes.c_uint64),  # watcher: the first one's first turn; no silence is older
+        ("armed_dev", ctypes.c_uint64),  # watcher: the directory armed last, so that a successor knows it again
+        ("armed_ino", ctypes.c_uint64),
+        ("spare_w", ctypes.c_uint64 * 3),
+        ("judged", ctypes.c_uint64),  # worker, and all that follow: as in its last commit
+        ("invalid", ctypes.c_uint64),
+        ("skipped", ctypes.c_uint64),
+        ("vanished", ctypes.c_uint64),
+        ("phases", ctypes.c_uint64),  # of the conditions in the order of RANK, 4 bits each: Phase
+        ("last_number", ctypes.c_uint64),
         ("last_done_ns", ctypes.c_uint64),
         ("lag_ns", ctypes.c_uint64),  # put to sidecar of the last frame
         ("max_lag_ns", ctypes.c_uint64),  # since the start
@@ -77,11 +88,35 @@ class SourceRow(ctypes.Structure):
         ("shed", ctypes.c_uint64),
         ("open_incidents", ctypes.c_uint64),
         ("incidents", ctypes.c_uint64),  # opened since the start
-        ("blips", ctypes.c_uint64),
+        ("zaps", ctypes.c_uint64),  # channel changes
         ("evidence_missed", ctypes.c_uint64),  # frames gone before they could be held
         ("hold_dropped", ctypes.c_uint64),  # evidence that gave way in a full hold
         ("hold_failures", ctypes.c_uint64),
-        ("spare", ctypes.c_uint64 * 2),
+        ("no_signal_frames", ctypes.c_uint64),
+        ("silent_frames", ctypes.c_uint64),
+        ("capture_state", ctypes.c_uint64),  # capture, and all that follow: CaptureState
+        ("ffmpeg_pid", ctypes.c_uint64),  # 0 while there is none
+        ("ffmpeg_restarts", ctypes.c_uint64),
+        ("ffmpeg_stalls", ctypes.c_uint64),  # FFmpegs that were stopped because no frame came
+        ("kept_frames", ctypes.c_uint64),  # files of frames that are there, as far as they are ours to delete
+        ("kept_bytes", ctypes.c_uint64),  # what they take, sidecars and sound included
+        ("frames_removed", ctypes.c_uint64),  # whatever the reason
+        ("frames_evicted", ctypes.c_uint64),  # of these, because the file system was nearly full
+        ("sidecars_removed", ctypes.c_uint64),  # beside frames that others had deleted
+        ("tmp_removed", ctypes.c_uint64),  # what a killed FFmpeg had been writing
+        ("spare_c", ctypes.c_uint64 * 6),
+    ]
+
+
+class LineRow(ctypes.Structure):
+    """One of the sender's lines: uploads, notices."""
+
+    _fields_ = [
+        ("state", ctypes.c_uint64),  # sender, as all that follow: LineState
+        ("failures", ctypes.c_uint64),  # in a row
+        ("due_ns", ctypes.c_uint64),  # the next try
+        ("done", ctypes.c_uint64),  # since the uploader's start
+        ("spare", ctypes.c_uint64 * 4),
     ]
 
 
@@ -94,9 +129,11 @@ class BoardMemory(ctypes.Structure):
         ("started_ns", ctypes.c_uint64),
         ("ready_ns", ctypes.c_uint64),
         ("started_wall_ns", ctypes.c_int64),
-        ("children_count", ctypes.c_uint64),
-        ("sources_count", ctypes.c_uint64),
+        ("sd_bytes", ctypes.c_uint64),  # supervisor: written to disks since the start, by all processes
+        ("sd_bytes_per_s", ctypes.c_int64),  # supervisor: between the last two self-reports; -1 for unknown
         ("spare", ctypes.c_uint64 * 9),
+        ("uploads", LineRow),
+        ("notices", LineRow),
         ("children", ChildRow * MAX_CHILDREN),
         ("sources", SourceRow * MAX_SOURCES),
     ]
@@ -128,11 +165,11 @@ class Board:
         memory = board.memory
         memory.supervisor_pid = os.getpid()
         memory.started_ns, memory.started_wall_ns = time.monotonic_ns(), time.time_ns()
-        memory.children_count, memory.sources_count = len(children), len(sources)
-        for row, name in zip(memory.children, children, strict=False):
-            row.name, row.state, row.cpu = name.encode(), State.NEW, -1
-        for source, name in zip(memory.sources, sources, strict=False):
-            source.name, source.state = name.encode(), SourceState.NEW
+        memory.sd_bytes_per_s = -1
+        for row, name in enumerate(children):
+            board.add_child(row, name)
+        for lane, name in enumerate(sources):
+            board.add_source(lane, name)
         memory.magic = _MAGIC
         os.rename(fresh, path)
         return board
@@ -144,7 +181,10 @@ class Board:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise InputError(f"{path}: {error.strerror}; is the service running with this --runtime-dir?") from error
+            mend = "is the service running with this --runtime-dir?"
+            if isinstance(error, PermissionError):
+                mend = "ask as a user of the service's group"
+            raise InputError(f"{path}: {error.strerror}; {mend}") from error
         if os.fstat(fd).st_size != ctypes.sizeof(BoardMemory):
             os.close(fd)
             raise InputError(f"{path}: not a board of this version; restart the service or use its own `stillwatch`")
@@ -161,11 +201,29 @@ class Board:
 
     @property
     def children(self) -> list[ChildRow]:
-        return list(self.memory.children[: self.memory.children_count])
+        """The rows that are in use; those of a worker that was taken away are not."""
+        return [row for row in self.memory.children if row.name]
 
     @property
-    def sources(self) -> list[SourceRow]:
-        return list(self.memory.sources[: self.memory.sources_count])
+    def sources(self) -> list[tuple[int, SourceRow]]:
+        """The lanes that are in use, and their rows."""
+        return [(lane, row) for lane, row in enumerate(self.memory.sources) if row.name]
+
+    def add_child(self, row: int, name: str) -> None:
+        """Begin a row. Supervisor only, as are the next three."""
+        self.memory.children[row] = ChildRow(name=name.encode(), state=State.NEW, cpu=-1)
+
+    def remove_child(self, row: int) -> None:
+        """Give a row back."""
+        self.memory.children[row] = ChildRow()
+
+    def add_source(self, lane: int, name: str) -> None:
+        """Begin the row of a source."""
+        self.memory.sources[lane] = SourceRow(name=name.encode(), state=SourceState.NEW)
+
+    def remove_source(self, lane: int) -> None:
+        """Give the row of a source back."""
+        self.memory.sources[lane] = SourceRow()
 
 
 def exit_name(code: int) -> str:

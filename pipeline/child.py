@@ -18,6 +18,7 @@ import signal
 import struct
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -27,17 +28,26 @@ import setproctitle
 
 from pipeline.board import Board, ChildRow
 from pipeline.incidents import Incident
-from pipeline.model import Exit, StillwatchError
+from pipeline.logsink import LogSink
+from pipeline.model import ConfigError, Exit, StillwatchError, describe
+from pipeline.news import News
 from pipeline.ring import Doorbell, Ring
 from pipeline.settings import Settings
 
 HEARTBEAT_S = 5.0
 """A child wakes at least this often. Seven idle children make 1.4 wake-ups a second."""
 
-HANDLED_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+SECRET = ("CLOUDFLARE_R2_", "CREDENTIALS_DIRECTORY", "STILLWATCH_WEBHOOK_URL")
+"""What names of environment variables begin with that only the child that needs them is given: whoever may read
+/proc/PID/environ of one that decodes foreign pictures learns nothing."""
+
+END_SIGNALS = {signal.SIGTERM, signal.SIGINT}
+CONTROL_SIGNALS = {signal.SIGHUP, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU}  # what they ask for: see `service`
+HANDLED_SIGNALS = END_SIGNALS | CONTROL_SIGNALS
 SLICE_NS = 100_000  # the shortest the kernel grants
 _PR_SET_PDEATHSIG = 1
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "armv7l": 380}
+_RESET_ON_FORK = 1  # FFmpeg, which a child may start, is not to be switched every 0.1 ms
 _SCHED_ATTR = struct.Struct("=IIQiIQQQ")  # size, policy, flags, nice, priority, runtime, deadline, period
 _CONTROL = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
@@ -57,6 +67,12 @@ class Spec(msgspec.Struct, frozen=True):
     stop_order: int = 0  # children stop in ascending order: by data flow
     stop_s: float = 1.0  # how long it may take to stop before it is killed
     hang_s: float | None = None  # in place of the settings' limit, for a child that waits for slow disks
+    trusted: bool = False  # is given what is SECRET
+    captures: bool = False  # is given what is captured: a camera's URL may hold a password
+    informed: bool = False  # is told of new settings and goes over to them, instead of being replaced
+    vital: bool = True  # the watchdog stops when it hangs
+    nice: int = 0
+    oom_score_adj: int = 0  # whom the kernel takes first when memory is short: the highest
 
 
 class Handover(msgspec.Struct, frozen=True):
@@ -71,39 +87,65 @@ class Handover(msgspec.Struct, frozen=True):
     parent_pid: int
     keeper_fd: int = -1  # the uploader's doorbell: something has been held
     resumed: tuple[Incident, ...] = ()  # incidents that an earlier run left open
+    lanes: dict[str, int] = {}  # which lane each source has, by name
+    version: int = 0  # of all this: it grows with each change of settings
+    news_fds: tuple[int, int] | None = None  # where the next one is told
 
 
 class Child:
     """A running child: what it was given, and how it waits."""
 
-    def __init__(self, handover: Handover) -> None:
+    def __init__(self, handover: Handover, sink: LogSink) -> None:
         self.spec = handover.spec
+        self._sink = sink
         self.resumed = handover.resumed
-        self.settings = handover.settings
-        self.heartbeat_s = min(HEARTBEAT_S, handover.settings.hang_s / 2)  # or an idle child would pass for hung
+        self.lanes = handover.lanes
+        self._version = handover.version
+        self._follow(handover.settings)
         self.ring = Ring(handover.ring_fd)
         self.board = Board(handover.board_fd)
         self.row: ChildRow = self.board.memory.children[self.spec.row]
         self.doorbells = [Doorbell(fd) for fd in handover.doorbell_fds]
         self.bell = Doorbell(handover.bell_fd)
         self.keeper_bell = Doorbell(handover.keeper_fd)
-        for ignored in (
-            signal.SIGINT,
-            signal.SIGHUP,
-        ):  # a terminal sends these to everybody: the parent decides
+        for ignored in (signal.SIGINT, *CONTROL_SIGNALS):  # sent to the whole group: the parent decides
             signal.signal(ignored, signal.SIG_IGN)
         self.signals = SignalBox()
         self.signals.install(signal.SIGTERM)
+        self._news = News(*handover.news_fds) if handover.news_fds else None
+        if self._news:
+            self.signals.poll.register(self._news.fileno(), select.POLLIN)
 
     @property
     def stopping(self) -> bool:
         """Whether the supervisor has asked this child to stop."""
         return signal.SIGTERM in self.signals.received
 
+    def take_news(self) -> bool:
+        """Whether `settings` and `lanes` are others from now on; say `confirm` when they are gone by."""
+        text = self._news.hear() if self._news else None
+        handover = msgspec.json.decode(text, type=Handover) if text else None
+        if handover is None or handover.version <= self._version:  # it was started with these
+            return False
+        self._version, self.lanes = handover.version, handover.lanes
+        self._follow(handover.settings)
+        log.setLevel(handover.settings.log_level)
+        return True
+
+    def confirm(self) -> None:
+        """This child goes by the settings that it was given last."""
+        self.row.settings_version = self._version
+        self.bell.ring()
+
+    def _follow(self, settings: Settings) -> None:
+        self.settings = settings
+        self.heartbeat_s = min(HEARTBEAT_S, settings.hang_s / 2)  # or an idle child would pass for hung
+
     def beat(self, now_ns: int) -> None:
         """Stamp the heartbeat; the first one tells the supervisor that this child is ready."""
         first = not self.row.heartbeat_ns
         self.row.heartbeat_ns = now_ns
+        self.row.log_dropped = self._sink.dropped
         if first:
             self.bell.ring()
 
@@ -120,12 +162,21 @@ class Child:
                 log.warning(event("core absent, running unpinned", cpu=wanted))
         setproctitle.setproctitle(title)
 
+    def take_place(self) -> None:
+        """Step back behind others, as the spec says. Never forward: that takes privileges."""
+        if self.spec.nice > 0:
+            os.setpriority(os.PRIO_PROCESS, 0, max(os.getpriority(os.PRIO_PROCESS, 0), self.spec.nice))
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
+            if int(file.read()) < self.spec.oom_score_adj:
+                file.write(str(self.spec.oom_score_adj))
+
 
 class SignalBox:
     """Signals as data: handlers only record and wake the loop; the loop acts and logs."""
 
     def __init__(self) -> None:
         self.received: set[int] = set()
+        self.controls: deque[int] = deque()  # CONTROL_SIGNALS, each as often as it came
         self._read_fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.poll = select.poll()
         self.poll.register(self._read_fd, select.POLLIN)
@@ -156,7 +207,10 @@ class SignalBox:
         return ready
 
     def _record(self, number: int, _frame: FrameType | None) -> None:
-        self.received.add(number)
+        if number in CONTROL_SIGNALS:
+            self.controls.append(number)
+        else:
+            self.received.add(number)
 
 
 @contextlib.contextmanager
@@ -194,15 +248,21 @@ class _OneLine(logging.Formatter):
         return super().formatMessage(record)
 
 
-def set_up_logging(name: str, level: str) -> None:
-    """Log to standard error, which keeps its meaning even where a library's own noise is led elsewhere."""
+def set_up_logging(name: str, level: str, path: str = "") -> LogSink:
+    """Log to standard error, which keeps its meaning even where a library's own noise is led elsewhere, or to `path`.
+
+    Raises ConfigError when the file cannot be written."""
     fd = os.dup(2)
     faulthandler.enable(fd, all_threads=False)
-    handler = logging.StreamHandler(os.fdopen(fd, "w", encoding="utf-8", buffering=1))
-    handler.setFormatter(_OneLine(name))
-    log.handlers[:] = [handler]
+    try:
+        sink = LogSink(fd, path)
+    except OSError as error:
+        raise ConfigError(f"log_file: {path}: {describe(error)}; name a file that can be written") from error
+    sink.setFormatter(_OneLine(name))
+    log.handlers[:] = [sink]
     log.propagate = False
     log.setLevel(level)
+    return sink
 
 
 def trim_memory() -> None:
@@ -221,7 +281,7 @@ def ask_for_short_slices() -> None:
     number = _SCHED_SETATTR.get(os.uname().machine)
     if number:
         nice = os.getpriority(os.PRIO_PROCESS, 0)
-        attributes = _SCHED_ATTR.pack(_SCHED_ATTR.size, os.SCHED_OTHER, 0, nice, 0, SLICE_NS, 0, 0)
+        attributes = _SCHED_ATTR.pack(_SCHED_ATTR.size, os.SCHED_OTHER, _RESET_ON_FORK, nice, 0, SLICE_NS, 0, 0)
         _libc.syscall(number, 0, attributes, 0)
 
 
@@ -238,9 +298,10 @@ def main(handover_fd: int) -> int:
         handover = msgspec.json.decode(file.read(), type=Handover)
     die_with_parent(handover.parent_pid)
     os.umask(0o022)  # sidecars are for everybody who may read the frames
-    set_up_logging(handover.spec.name, handover.settings.log_level)
-    child = Child(handover)
+    sink = set_up_logging(handover.spec.name, handover.settings.log_level, handover.settings.log_file)
+    child = Child(handover, sink)
     child.pin()
+    child.take_place()
     ask_for_short_slices()
     module, _, function = handover.spec.entry.partition(":")
     try:

@@ -15,8 +15,20 @@ from typing import Any
 
 import msgspec
 
-from pipeline.model import MAX_SOURCES, MAX_WORKERS, BlackThresholds, ConfigError, FreezeThresholds, describe
-from pipeline.settings import Settings, Source, parse_cpus
+from pipeline.model import (
+    MAX_SOURCES,
+    MAX_WORKERS,
+    RULES,
+    AudioThresholds,
+    BlackThresholds,
+    ConfigError,
+    FreezeThresholds,
+    NoSignalThresholds,
+    Rule,
+    describe,
+    masked,
+)
+from pipeline.settings import AUDIO_DIR, FRAMES_DIR, Capture, Settings, Source, is_http_url, parse_cpus
 
 ENVIRONMENT_PREFIX = "STILLWATCH_"
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -24,6 +36,22 @@ _SCALARS = tuple(field for field in msgspec.structs.fields(Settings) if field.na
 _TEXTS = {field.name for field in _SCALARS if field.type is str}  # "3" is a list of cores as well as a number
 _FLAGS = {field.name for field in _SCALARS if field.type is bool}
 _OF_THE_LAUNCHER = {"STILLWATCH_PYTHON"}
+
+_HAS_MEANING_FOR = {  # an option of capture.sh: the profiles that know it
+    "size": ("v4l2-copy", "v4l2-encode", "x11grab", "lavfi"),
+    "input_fps": ("v4l2-copy", "v4l2-encode"),
+    "copy": ("rtsp", "file", "url"),
+    "live": ("url",),
+    "rtsp_transport": ("rtsp",),
+}
+_FILES = ("file", "v4l2-copy", "v4l2-encode")  # profiles whose input is a path
+_SILENT = ("v4l2-copy", "v4l2-encode", "x11grab")  # profiles whose input has no sound
+_AUDIO_INPUT = re.compile(r"(alsa|pulse|lavfi):.+")
+_RIGHT = {  # what would be right, where msgspec's words do not say it: key and how they begin
+    ("source", "Expected `array`"): "{}; write [[source]], in two brackets, before each source",
+    ("workers", "Expected `int | str`"): f'{{}}; write a number from 1 to {MAX_WORKERS}, or "auto"',
+}
+_FRAMES_TO_A_STALL = 2.0  # intervals between frames: one that comes late is no stall
 
 MAX_PREFIX_BYTES = 230  # leaves room for a few digits and the suffix in a name of 255
 
@@ -44,11 +72,14 @@ def load(file: str | None, environment: Mapping[str, str], flags: Mapping[str, A
         tree[key], where[key] = value, "command line"
     settings = _convert(tree, where)
     base = os.getcwd() if "source" in flags or not file else os.path.dirname(os.path.abspath(file))
+    runtime_dir = settings.runtime_dir or default_runtime_dir(environment)
     settings = msgspec.structs.replace(
         settings,
-        runtime_dir=settings.runtime_dir or default_runtime_dir(environment),
+        runtime_dir=runtime_dir,
         state_dir=settings.state_dir or default_state_dir(environment),
-        source=tuple(msgspec.structs.replace(s, dir=_absolute(base, s.dir)) for s in settings.source),
+        log_file=_absolute(os.getcwd(), settings.log_file),
+        metrics_file=_absolute(os.getcwd(), settings.metrics_file),
+        source=tuple(_placed_source(source, base, runtime_dir) for source in settings.source),
     )
     _check(settings, where)
     return settings
@@ -73,6 +104,17 @@ def default_state_dir(environment: Mapping[str, str]) -> str:
         return "/var/lib/stillwatch"
     home = environment.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return os.path.join(home, "stillwatch")
+
+
+def _placed_source(source: Source, base: str, runtime_dir: str) -> Source:
+    """With absolute paths: a directory in memory where a captured source names none, files from `base`."""
+    capture = source.capture
+    if capture is None:
+        return msgspec.structs.replace(source, dir=_absolute(base, source.dir))
+    if capture.profile in _FILES and "://" not in capture.input:
+        capture = msgspec.structs.replace(capture, input=_absolute(base, capture.input))
+    place = os.path.join(os.path.abspath(runtime_dir), FRAMES_DIR, source.name)
+    return msgspec.structs.replace(source, dir=_absolute(base, source.dir) or place, capture=capture)
 
 
 def _absolute(base: str, path: str) -> str:
@@ -107,13 +149,16 @@ def _convert(tree: dict[str, Any], where: Mapping[str, str]) -> Settings:
     try:
         return msgspec.convert(tree, Settings)
     except msgspec.ValidationError as error:
-        raise ConfigError(_explain(str(error), where)) from error
+        raise ConfigError(_explain(str(error), tree, where)) from error
+    except UnicodeEncodeError:
+        key = next((key for key, value in tree.items() if isinstance(value, str) and not value.isprintable()), "?")
+        raise ConfigError(_placed(key, "must be valid UTF-8", where)) from None
 
 
-def _explain(message: str, where: Mapping[str, str]) -> str:
+def _explain(message: str, tree: Mapping[str, Any], where: Mapping[str, str]) -> str:
     """msgspec's message as `FILE: source[0].prefix: ...`, with a suggestion for an unknown key."""
     reason, _, path = message.partition(" - at `$")
-    path = path.rstrip("`").lstrip(".")
+    path = _named_rule(path.rstrip("`").lstrip("."), tree)
     if unknown := re.search(r"unknown field `(.*)`", reason, re.DOTALL):
         key = f"{path}.{unknown[1]}".lstrip(".")
         near = difflib.get_close_matches(unknown[1], _keys_at(path), 1)
@@ -122,19 +167,40 @@ def _explain(message: str, where: Mapping[str, str]) -> str:
         key, reason = f"{path}.{missing[1]}".lstrip("."), "missing; it is required"
     else:
         key = path
+        reason = _RIGHT.get((key, reason.partition(", got ")[0]), "{}").format(reason)
     return _placed(key, reason, where)
+
+
+def _named_rule(path: str, tree: Mapping[str, Any]) -> str:
+    """The path with the condition's name where msgspec says `rules[...]`: the first rule that it refuses."""
+    if not (found := re.match(r"source\[(\d+)\]\.rules\[\.\.\.\]", path)):
+        return path
+    for name, rule in tree["source"][int(found[1])]["rules"].items():
+        try:
+            msgspec.convert(rule, Rule)
+        except msgspec.ValidationError:
+            return f"{found[0].removesuffix('[...]')}.{name}{path[found.end() :]}"
+    return path
 
 
 def _placed(key: str, reason: str, where: Mapping[str, str]) -> str:
     """The one line: where the key stands, the key, what is wrong with it."""
     place = next((place for top, place in where.items() if re.split(r"[.\[]", key.removeprefix(top))[0] == ""), "")
-    return f"{place}: {key}: {reason}".removeprefix(": ")
+    return f"{place}: {masked(key)}: {masked(reason)}".removeprefix(": ")
 
 
 def _keys_at(path: str) -> list[str]:
     struct: Any = Settings
     if path.startswith("source"):
-        struct = {"black": BlackThresholds, "freeze": FreezeThresholds}.get(path.rpartition(".")[2], Source)
+        tables = {
+            "black": BlackThresholds,
+            "freeze": FreezeThresholds,
+            "no_signal": NoSignalThresholds,
+            "audio": AudioThresholds,
+            "capture": Capture,
+        }
+        last = path.rpartition(".")[2]
+        struct = Rule if ".rules." in path else tables.get(last, Source)
     return [field.name for field in msgspec.structs.fields(struct)]
 
 
@@ -151,9 +217,11 @@ def _check(settings: Settings, where: Mapping[str, str]) -> None:
             parse_cpus(settings.cpus)
         except ConfigError as error:
             raise wrong("cpus", str(error)) from error
-    for key in ("runtime_dir", "state_dir"):
+    for key in ("runtime_dir", "state_dir", "log_file", "metrics_file"):
         if not _is_plain(getattr(settings, key)):
             raise wrong(key, f"{getattr(settings, key)!r} must be valid UTF-8 without NUL")
+    if settings.webhook_url and not is_http_url(settings.webhook_url):  # it may hold a secret: not repeated
+        raise wrong("webhook_url", "not a URL; write it like https://host/path")
     if settings.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         raise wrong("log_level", f"{settings.log_level!r} is none of DEBUG, INFO, WARNING, ERROR")
     if len(settings.source) > MAX_SOURCES:
@@ -162,7 +230,7 @@ def _check(settings: Settings, where: Mapping[str, str]) -> None:
     for at, source in enumerate(settings.source):
         _check_source(source, names, lambda key, reason, at=at: wrong(f"source[{at}].{key}", reason))
         names.add(source.name)
-        if settings.strict and not os.path.isdir(source.dir):
+        if settings.strict and source.capture is None and not os.path.isdir(source.dir):
             raise wrong(f"source[{at}].dir", f"{source.dir}: no such directory, and --strict does not wait for it")
 
 
@@ -183,14 +251,57 @@ def _check_source(source: Source, names: set[str], wrong: Any) -> None:
         )
     if source.name in names:
         raise wrong("name", f"{source.name!r} is used twice; every source needs a name of its own")
-    for key, text in (("dir", source.dir), ("prefix", source.prefix)):
+    for key, text in (("dir", source.dir), ("prefix", source.prefix), ("audio_dir", source.audio_dir)):
         if not _is_plain(text):
             raise wrong(key, f"{text!r} must be valid UTF-8 without NUL")
+    if not source.dir and source.capture is None:
+        raise wrong("dir", "missing; it is required where nothing is captured ([source.capture])")
     if not source.dir or (os.path.exists(source.dir) and not os.path.isdir(source.dir)):
         raise wrong("dir", f"{source.dir!r} is not a directory")
+    for at, (left, top, right, bottom) in enumerate(source.masks):
+        if left >= right or top >= bottom:
+            raise wrong(f"masks[{at}]", "has no area; write it as [left, top, right, bottom], each from 0 to 1")
     if source.black.band_levels > source.black.top_level + 1:
         raise wrong("black.band_levels", f"{source.black.band_levels} levels do not fit below top_level + 1")
     if "/" in source.prefix or len(os.fsencode(source.prefix)) > MAX_PREFIX_BYTES:
         raise wrong(
             "prefix", f"{source.prefix!r} must be part of a file name: no '/', at most {MAX_PREFIX_BYTES} bytes"
         )
+    for condition in source.rules:
+        if condition not in RULES:
+            near = difflib.get_close_matches(condition, RULES, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(RULES)}"
+            raise wrong(f"rules.{condition}", f"unknown condition; {hint}")
+    if source.capture is not None:
+        _check_capture(source, source.capture, lambda key, reason: wrong(f"capture.{key}", reason))
+
+
+def _check_capture(source: Source, capture: Capture, wrong: Any) -> None:
+    """What capture.sh would refuse, told by the key. The input is never shown: it may hold a password."""
+    for key in ("input", "audio_input", "ffmpeg"):
+        if not getattr(capture, key).isprintable():
+            raise wrong(key, "has a control character; leave it out")
+    for key, profiles in _HAS_MEANING_FOR.items():
+        if getattr(capture, key) and capture.profile not in profiles:
+            raise wrong(key, f"has no meaning for the profile {capture.profile}; it is for {', '.join(profiles)}")
+    if not capture.input and not (capture.profile == "x11grab" and os.environ.get("DISPLAY")):
+        raise wrong("input", "missing; it is the device, display, URL, recording or graph to capture")
+    if "://" in capture.input and capture.profile in _FILES:
+        raise wrong("input", "is a URL; that is for the profiles url and rtsp")
+    if capture.size and capture.profile == "lavfi" and not capture.input.startswith("scene:"):
+        raise wrong("size", "has no meaning for a graph; say it there")
+    if capture.quality is not None and (capture.copy or capture.profile == "v4l2-copy"):
+        raise wrong("quality", "has no meaning where frames are copied")
+    if capture.audio_input and not _AUDIO_INPUT.fullmatch(capture.audio_input):
+        raise wrong("audio_input", "must be alsa:DEVICE, pulse:DEVICE or lavfi:GRAPH")
+    if capture.audio_input and not (capture.audio or capture.hls):
+        raise wrong("audio_input", "nothing is made of the sound; set audio or hls to true")
+    if capture.audio and os.path.normpath(source.audio_path) != os.path.normpath(f"{source.dir}/{AUDIO_DIR}"):
+        raise wrong("audio", f"its chunks go to {AUDIO_DIR}; leave out the source's audio_dir")
+    if capture.audio and not capture.audio_input and capture.profile in _SILENT:
+        raise wrong("audio", f"{capture.profile} has no sound of its own; set audio_input, to alsa:hw:1 for example")
+    if capture.profile == "x11grab" and capture.fps == 0:
+        raise wrong("fps", "a display has no rate of its own; say how often to look")
+    if capture.rate and source.stall_s < _FRAMES_TO_A_STALL / capture.rate:
+        least = _FRAMES_TO_A_STALL / capture.rate
+        raise wrong("fps", f"{capture.rate:g} frames/s would pass for a stall; set the source's stall_s to {least:g}")

@@ -46,7 +46,15 @@ class Phase(enum.StrEnum):
     RECOVERING = "recovering"
 
 
+_PHASES = tuple(Phase)
+_PLACES = {condition: 4 * at for at, condition in enumerate(RANK)}
 _LIVE = (Phase.OPEN, Phase.RECOVERING)
+
+
+def unpack_phases(packed: int) -> dict[str, Phase]:
+    """Where each condition stands, of what `Tracker.packed_phases` made; those that are clear are left out."""
+    found = {condition: _PHASES[packed >> place & 15] for condition, place in _PLACES.items()}
+    return {condition: phase for condition, phase in found.items() if phase is not Phase.CLEAR}
 
 
 class Sighting(msgspec.Struct, frozen=True, array_like=True):
@@ -116,6 +124,7 @@ class Transition(msgspec.Struct, frozen=True):
 
     kind: Kind
     incident: Incident
+    notes: list[str] = []  # what else is known of its cause, for people: FFmpeg's last words
 
 
 class Tally(msgspec.Struct, array_like=True):
@@ -155,8 +164,11 @@ class Track(msgspec.Struct, array_like=True):
             self.cover(value, frame.time_ns)
         # One more is kept than has a vote: the last good frame of a run that begins with the oldest vote.
         self.votes = [*self.votes[-VOTES:], Vote(value, self.seen, frame)]
-        last = [vote.value for vote in self.votes[-VOTES:]]
-        return next((side for side in (False, True) if last.count(side) >= NEEDED), None)
+        last = self.votes[-VOTES:]
+        true = sum([vote.value for vote in last])
+        if len(last) - true >= NEEDED:
+            return False
+        return True if true >= NEEDED else None
 
     def cover(self, value: bool, time_ns: int) -> None:
         self.good += not value
@@ -193,6 +205,7 @@ class Tracker:
         if unknown := sorted(set(rules) - set(RANK)):
             raise ValueError(f"no such condition: {', '.join(unknown)}")
         self._host, self._source, self._rules = host, source, rules
+        self._hole_ns = {name: int(max(LEAST_HOLE_S, rule.raise_s) * _NS) for name, rule in rules.items()}
         self.state = state or TrackerState()
         known = {track.condition: track for track in self.state.tracks}
         self.state.tracks = [known.get(name) or Track(name) for name in RANK if name in rules]
@@ -221,6 +234,10 @@ class Tracker:
         """Where each condition stands, for the sidecar."""
         return {track.condition: track.phase.value for track in self.state.tracks}
 
+    def packed_phases(self) -> int:
+        """The same for the board: 4 bits for each condition, in the order of RANK. See `unpack_phases`."""
+        return sum(_PHASES.index(track.phase) << _PLACES[track.condition] for track in self.state.tracks)
+
     def open_ids(self) -> list[str]:
         """The id of the open incident, if there is one; of several only between `resume` and the next frame."""
         return [track.incident.id for track in self.state.tracks if track.incident and track.phase in _LIVE]
@@ -233,19 +250,22 @@ class Tracker:
         """Per condition, the runs that did not become incidents."""
         return {track.condition: replace(track.tally) for track in self.state.tracks}
 
-    def resume(self, incidents: Iterable[Incident], time_ns: int) -> list[Transition]:
-        """Take over this source's open incidents of an earlier run; `time_ns` is now on this run's clock. Those that
-        cannot be taken over (no rule any more, or their condition has another one already) are closed."""
-        self.state.time_ns = max(self.state.time_ns, time_ns)
+    def resume(self, incidents: Iterable[Incident], time_ns: int, wall_ns: int) -> list[Transition]:
+        """Take over this source's open incidents of an earlier run; `time_ns` is now on this run's clock, and no frame
+        that is judged later is earlier. What was seen since their opening is not known here: up to now (`wall_ns`) it
+        is a gap. Those that cannot be taken over (no rule any more, or their condition has another one already) are
+        closed. Where there are none, frames from before the start keep their own times."""
         tracks = {track.condition: track for track in self.state.tracks}
         for earlier in incidents:
             if (earlier.host, earlier.source) != (self._host, self._source) or earlier.closed_wall_ns is not None:
                 continue
+            self.state.time_ns = max(self.state.time_ns, time_ns)
             incident = _carried_over(earlier, self.state.time_ns)
             track = tracks.get(earlier.condition)
             if track is not None and track.incident is None:
                 track.incident, track.phase, track.votes = incident, Phase.OPEN, []
-                track.coverage, track.known_ns = replace(earlier.coverage), self.state.time_ns
+                unseen_ns = max(0, wall_ns - (earlier.confirmed or earlier.onset).wall_ns)
+                track.coverage, track.known_ns = replace(earlier.coverage), self.state.time_ns - unseen_ns
             elif track is None or track.incident is None or track.incident.id != earlier.id:
                 self._told.append(
                     Transition("closed", incident.ended(incident.confirmed or incident.onset, "superseded"))
@@ -337,7 +357,7 @@ class Tracker:
     def _notice_hole(self, track: Track, frame: Sighting) -> None:
         """Where nothing was known for too long: of what was known before, only the last good frame still counts."""
         newest = track.votes[-1].frame
-        if frame.time_ns - newest.time_ns <= max(LEAST_HOLE_S, self._rules[track.condition].raise_s) * _NS:
+        if frame.time_ns - newest.time_ns <= self._hole_ns[track.condition]:
             return
         if track.phase is Phase.RECOVERING:
             self._relapse(track)

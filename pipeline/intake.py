@@ -123,6 +123,14 @@ class Intake:
             self._full = False
             log.info(event("lane caught up", source=self.source.name))
 
+    def put_tick(self, now_ns: int) -> bool:
+        """Tell the source's worker that nothing has come; False when the lane is full, which says the contrary."""
+        number, width = max(self.last, (0, 0))
+        if not self.lane.put(number, width, now_ns, tick=True):
+            return False
+        self.put_since_ring = True
+        return True
+
     def follow_clock(self) -> None:
         """If the clock was set back behind our start, frames that come now look older than that: count them all."""
         now_ns = time.clock_gettime_ns(CLOCK_OF_FILES)
@@ -136,9 +144,11 @@ class Intake:
         if not self.pending.append(frame):
             self.row.left_behind += 1
         self.lane.set_pending(self.pending.count)
+        self.row.published = self.lane.put_count + self.pending.count
 
     def _was_put(self, now_ns: int) -> None:
         self.row.last_put_ns = now_ns
+        self.row.published = self.lane.put_count + self.pending.count
         self.put_since_ring = True
 
     def _last_put(self) -> Frame | None:
@@ -191,6 +201,6 @@ class Intake:
     def _frames_in_lane(self) -> set[Frame]:
         """What was put and not yet committed. A damaged slot is no frame's."""
         try:
-            return {(slot.number, slot.width) for slot in self.lane.ready()}
+            return {(slot.number, slot.width) for slot in self.lane.ready() if not slot.tick}
         except TornSlot:
             return set()

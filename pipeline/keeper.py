@@ -14,7 +14,6 @@ import hashlib
 import logging
 import os
 import queue
-import re
 import sqlite3
 import time
 from collections import deque
@@ -24,26 +23,34 @@ from contextlib import suppress
 import msgspec
 from msgspec.structs import replace
 
-from pipeline import clock, incidentlog
-from pipeline.backoff import LOG_EVERY_NS, Backoff
-from pipeline.bounds import StoreBounds
+from pipeline import clock, incidentlog, mutes
+from pipeline.backoff import Backoff
+from pipeline.bounds import Bounds
 from pipeline.child import event, log
+from pipeline.durable import free_bytes
 from pipeline.hold import HOLD_DIR, DamagedHold, Hold
-from pipeline.incidentlog import IncidentLog, describe_incident
+from pipeline.incidentlog import IncidentLog, decode_transition, describe_incident, place_of
 from pipeline.incidents import Incident, Sighting, Transition
 from pipeline.model import FrameId, describe
 from pipeline.settings import Settings
 from pipeline.sidecar import timestamp
-from pipeline.spool import INCIDENT_FILE, Item, Limits, Manifest, Settled, SettledQueue, Spool, number_of, references
-from pipeline.store import LocalStore, ObjectStore, StoreError, evidence_key
+from pipeline.spool import (
+    INCIDENT_FILE,
+    DamagedJob,
+    Item,
+    Manifest,
+    Settled,
+    SettledQueue,
+    Spool,
+    number_of,
+    references,
+)
+from pipeline.store import ObjectStore, evidence_key
 
 UNCONFIGURED = "source no longer configured"
 SUPERSEDED = "superseded"
 LAST_TRY_S = 30.0  # between tries while the disk refuses
-ROOM_BYTES = 2**20  # made on a full disk, whatever the bound: rows and the next evidence
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_KINDS = ("opened", "closed")
 
 
 class Keeper:
@@ -62,17 +69,10 @@ class Keeper:
         self._settings, self._spool, self._store = settings, spool, store
         self._hold = Hold(os.path.join(settings.runtime_dir, HOLD_DIR), settings.hold_max_bytes)
         self._settled, self._wake_sender, self._synchronised = settled, wake_sender, synchronised
-        self._limits = Limits(settings.spool_max_bytes, settings.spool_max_age_s, settings.min_free_bytes)
-        store_limits = Limits(settings.store_max_bytes, settings.store_max_age_s, settings.min_free_bytes)
-        self._bounds = StoreBounds(store, store_limits) if isinstance(store, LocalStore) else None
+        self._bounds = Bounds(settings, spool, store, synchronised)
         self._book: IncidentLog | None = None
         self._back: deque[Settled] = deque()  # from the sender, not written down yet
-        self._dropped: list[tuple[int, str]] = []  # given up, not written down yet
-        self._dropped_stored: list[tuple[str, str]] = []
         self._uncounted: dict[str, int] = {}
-        self._unsaid: dict[tuple[str, str], int] = {}  # given up, not in the text log yet
-        self._say_due_ns = 0
-        self._bounds_due_ns = 0
         self._trouble = Backoff(cap_s=LAST_TRY_S)
 
     def step(self, now_ns: int) -> bool:
@@ -81,7 +81,7 @@ class Keeper:
             return False
         try:
             book = self._book or self._open()
-            worked = self._settle(book) or self._keep_oldest(book)
+            worked = self._settle(book) or self._keep_oldest(book) or self._report_late(book)
             self._keep_bounds(book, now_ns, worked)
         except (OSError, sqlite3.Error) as error:
             self._failed(error, now_ns)
@@ -95,7 +95,11 @@ class Keeper:
         return self._trouble.wait_s(now_ns) if self._trouble.failures else None
 
     def close(self) -> None:
-        """Close the incident log."""
+        """Close the incident log, and say what was not said yet."""
+        self._bounds.close()
+        self._close_book()
+
+    def _close_book(self) -> None:
         if self._book:
             self._book.close()
             self._book = None
@@ -105,21 +109,35 @@ class Keeper:
     def _open(self) -> IncidentLog:
         os.makedirs(self._settings.state_dir, mode=0o750, exist_ok=True)
         self._spool.recover()
+        self._hold.drop_done()
         book = IncidentLog(self._settings.state_dir)
         try:
             there = {number_of(folder) for folder in self._spool.jobs()}
             book.start_after(max(there, default=0))
+            self._note_kept(book)
             self._close_unconfigured(book)
             # Given up, and killed before that could be written down:
-            known = there | {number for number, _ in self._dropped} | {number_of(job.folder) for job in self._back}
+            known = (
+                there | {number for number, _ in self._bounds.dropped} | {number_of(job.folder) for job in self._back}
+            )
             known |= {number_of(folder) for folder in self._spool.jobs()}
-            self._dropped += [(number, "lost") for number in book.numbers("kept") if number not in known]
+            self._bounds.dropped += [(number, "lost") for number in book.numbers("kept") if number not in known]
+            self._bounds.miss(book.stored_references())
         except BaseException:
             book.close()
             raise
         self._book = book
         self._wake_sender()
         return book
+
+    def _note_kept(self, book: IncidentLog) -> None:
+        """Write down what had been kept when a kill came, before the sender is done with it and the job is gone."""
+        held = set(book.numbers("held"))
+        for folder in self._spool.jobs():
+            if (number := number_of(folder)) in held:
+                with suppress(DamagedJob, OSError):
+                    names = [item.name for item in self._spool.load(folder).manifest.items]
+                    book.set_kept(number, [name for name in names if name != INCIDENT_FILE])
 
     def _close_unconfigured(self, book: IncidentLog) -> None:
         """Nobody judges these any more. A replay has no sources to compare with."""
@@ -136,7 +154,7 @@ class Keeper:
             return False
         try:
             body, files = self._hold.read(folder)
-            transition = _decode(body)
+            transition = decode_transition(body)
             if transition.kind == "opened" and not book.knows(transition):
                 self._close_others(book, transition.incident)
             self._keep(book, transition, files)
@@ -153,41 +171,66 @@ class Keeper:
 
     def _keep(self, book: IncidentLog, transition: Transition, files: Mapping[str, bytes]) -> None:
         """Record and keep one transition; whatever of it has been done already is not done again."""
-        number, news = book.record(transition)
+        incident = transition.incident
+        muted = transition.kind == "opened" and self._is_muted(incident)
+        number, news = book.record(transition, muted=muted, synchronised=self._synchronised())
+        muted = book.is_muted(incident.id)
         if news:
-            _tell(transition)
+            _tell(transition, muted=muted)
         if book.evidence(number) == "held":
-            manifest, content = self._pack(transition, files, book.kept_files(transition.incident.id))
+            transition = replace(transition, notes=book.notes(incident.id))
+            manifest, content = self._pack(transition, files, book.kept_files(incident.id), muted=muted)
+            self._bounds.make_way(sum(map(len, content.values())) + len(msgspec.json.encode(manifest)))
             self._spool.keep(number, manifest, content)
             book.set_kept(number, files)
             self._wake_sender()
 
+    def _is_muted(self, incident: Incident) -> bool:
+        return mutes.is_muted(self._settings.state_dir, incident.source, time.time_ns())
+
+    def _report_late(self, book: IncidentLog) -> bool:
+        """What opened while its source was muted, and is still open now that it is not: told as if it opened now, by a
+        job of its own that has nothing but the incident."""
+        late = next((incident for incident in book.open_muted() if not self._is_muted(incident)), None)
+        if late is None:
+            return False
+        opened = Transition("opened", late, book.notes(late.id))
+        number = book.number_of_report(late.id)
+        self._spool.keep(number, *self._pack(opened, {}, book.kept_files(late.id)))
+        book.set_kept(number, ())
+        book.unmute(late.id)
+        _tell(opened)
+        self._wake_sender()
+        return True
+
     def _close_others(self, book: IncidentLog, incident: Incident) -> None:
         """Never two open for one source and condition: whoever knew of the earlier one has forgotten it."""
-        place = (incident.host, incident.source, incident.condition)
         for other in book.open_incidents():
-            if (other.host, other.source, other.condition) == place and other.id != incident.id:
+            if place_of(other) == place_of(incident) and other.id != incident.id:
                 self._keep(book, ended_now(other, SUPERSEDED), {})
 
     def _pack(
-        self, transition: Transition, files: Mapping[str, bytes], earlier: list[str]
+        self, transition: Transition, files: Mapping[str, bytes], earlier: list[str], *, muted: bool = False
     ) -> tuple[Manifest, dict[str, bytes]]:
         """The job of a transition. Its incident.json names the evidence of earlier transitions too."""
-        incident, wall_ns = transition.incident, time.time_ns()
+        incident, wall_ns, synchronised = transition.incident, time.time_ns(), self._synchronised()
         items = [_item(incident, name, content) for name, content in files.items()]
         keys = {name: _key(incident, name) for name in sorted({*earlier, *files})}
         told = {
             "schema": 1,
             "transition": transition.kind,
             **describe_incident(incident),
+            "notes": transition.notes,
             "evidence": keys,
             **references(keys, self._store.url, timestamp(wall_ns)),
-            "clock_synchronised": self._synchronised(),
+            "clock_synchronised": synchronised,
+            "muted": muted,
             "incident": incident,
         }
         content = {**files, INCIDENT_FILE: msgspec.json.encode(told)}
         items.append(_item(incident, INCIDENT_FILE, content[INCIDENT_FILE]))  # last: with it, all is there
-        return Manifest(incident.id, transition.kind, incident.source, wall_ns, items), content
+        manifest = Manifest(incident.id, transition.kind, incident.source, wall_ns, items, synchronised, muted)
+        return manifest, content
 
     def _set_aside(self, folder: str, cause: str) -> None:
         log.error(event("held incident damaged, set aside", folder=os.path.basename(folder), cause=cause))
@@ -202,7 +245,7 @@ class Keeper:
         if not self._back:
             return False
         job = self._back[0]
-        book.settle(number_of(job.folder), job.evidence, job.incident, job.refs)
+        book.settle(number_of(job.folder), job.evidence, job.incident, job.refs, untold=job.untold)
         self._release(job)
         self._back.popleft()
         return True
@@ -213,53 +256,37 @@ class Keeper:
                 self._back.append(self._settled.get_nowait())
 
     def _release(self, job: Settled) -> None:
-        if job.evidence == "stored":
+        if job.evidence == "stored" and not job.last:
+            self._spool.shrink(job.folder)
+        elif job.evidence == "stored":
             self._spool.finish(job.folder)
-        else:
+        elif job.last:
             self._spool.set_aside(job.folder)
-        if self._bounds:
-            self._bounds.added(job.size)
+        self._bounds.added(job.size)
 
     # -- bounds -------------------------------------------------------------------------------------------------------
 
     def _keep_bounds(self, book: IncidentLog, now_ns: int, worked: bool) -> None:
-        """After everything that may have grown, and now and then for age."""
-        if worked or now_ns >= self._bounds_due_ns:
-            self._bounds_due_ns = now_ns + 600 * 10**9
-            self._give_up(now_ns, self._limits)
-        self._say_what_went(now_ns)
-        if self._dropped:
-            book.drop(self._dropped)
-            self._dropped = []
-        if self._dropped_stored:
-            book.drop_stored(self._dropped_stored)
-            self._dropped_stored = []
+        """Let go what exceeds a bound, and write down what went."""
+        bounds = self._bounds
+        bounds.keep(now_ns, grown=worked)
+        while bounds.dropped and self._settle(book):  # what is stored already was only waiting to be told
+            pass
+        for number, _ in bounds.dropped:  # first, so that a kill in between has it done again
+            if book.evidence(number) != "stored":
+                self._spool.leave_out(*book.files_of(number))
+        for incident, _ in bounds.dropped_stored:
+            self._spool.leave_out(incident, book.kept_files(incident, "stored"))
+        if bounds.dropped:
+            book.drop(bounds.dropped)
+            bounds.dropped = []
+        if bounds.dropped_stored:
+            book.drop_stored(bounds.dropped_stored)
+            bounds.dropped_stored = []
         while self._uncounted:
             name = next(iter(self._uncounted))
             book.count(name, self._uncounted[name])
             del self._uncounted[name]
-
-    def _give_up(self, now_ns: int, limits: Limits, at_least: int = 0) -> None:
-        """Let the oldest evidence go where a bound is exceeded: stored here before still waiting."""
-        wall_ns = time.time_ns() if self._synchronised() else None
-        stored: list[tuple[str, str]] = []
-        if self._bounds:
-            with suppress(StoreError):  # the sender meets the same disk, and says so
-                stored = self._bounds.give_up_oldest(now_ns, wall_ns)
-                self._dropped_stored += stored
-        dropped = self._spool.give_up_oldest(limits, wall_ns, at_least=at_least)
-        self._dropped += dropped
-        for place, gone in (("store", stored), ("spool", dropped)):
-            for _, reason in gone:
-                self._unsaid[place, reason] = self._unsaid.get((place, reason), 0) + 1
-
-    def _say_what_went(self, now_ns: int) -> None:
-        """Tell what was given up, at most every 30 s."""
-        if self._unsaid and now_ns >= self._say_due_ns:
-            self._say_due_ns = now_ns + LOG_EVERY_NS
-            for (place, reason), count in self._unsaid.items():
-                log.warning(event("evidence given up", place=place, reason=reason, count=count))
-            self._unsaid = {}
 
     def _count(self, name: str) -> None:
         self._uncounted[name] = self._uncounted.get(name, 0) + 1
@@ -269,7 +296,7 @@ class Keeper:
     def _failed(self, error: OSError | sqlite3.Error, now_ns: int) -> None:
         """Wait, make room where there is none, and begin the incident log anew where it is no log."""
         if isinstance(error, sqlite3.Error):
-            self.close()  # its file is opened anew: what a failed fsync has left in it is not trusted
+            self._close_book()  # its file is opened anew: what a failed fsync has left in it is not trusted
         if incidentlog.is_damaged(error):
             with suppress(OSError):
                 where = incidentlog.set_aside(self._settings.state_dir)
@@ -277,8 +304,8 @@ class Keeper:
                 self._count("log_damaged")
                 self._trouble.failed(now_ns, 0.1)
                 return
-        if (isinstance(error, OSError) and error.errno in _FULL) or incidentlog.is_full(error):
-            with suppress(OSError):
+        with suppress(OSError):
+            if self._is_full(error):
                 self._make_room(now_ns)
         cause = describe(error) if isinstance(error, OSError) else str(error)
         if self._trouble.failed(now_ns):
@@ -288,6 +315,13 @@ class Keeper:
             values |= {"failures": self._trouble.failures, "retry_in_s": self._trouble.delay_s}
             log.error(event("incidents not kept", **values))
 
+    def _is_full(self, error: OSError | sqlite3.Error) -> bool:
+        """Whether the disk is full. A log that is opened on a full one lacks its shared memory: an I/O error."""
+        if isinstance(error, OSError):
+            return error.errno in _FULL
+        unopened = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMSIZE
+        return incidentlog.is_full(error) or (unopened and not free_bytes(self._settings.state_dir))
+
     def _make_room(self, now_ns: int) -> None:
         """Unlink: first what is stored already, then the oldest evidence. The log would need room to say so first."""
         self._collect()
@@ -296,23 +330,13 @@ class Keeper:
             self._spool.finish(folder)
         if stored:
             return
-        self._give_up(now_ns, replace(self._limits, min_free_bytes=max(self._limits.min_free_bytes, ROOM_BYTES)), 1)
+        self._bounds.make_room(now_ns)
 
 
 def ended_now(incident: Incident, reason: str) -> Transition:
     """An incident that nobody follows any more, closed as of now."""
     end = Sighting(incident.onset.time_ns, time.time_ns(), -1, "", FrameId(0, 0, 0, 0))
     return Transition("closed", replace(incident, across_restart=True, recovery=None).ended(end, reason))
-
-
-def _decode(body: bytes) -> Transition:
-    try:
-        transition = msgspec.json.decode(body, type=Transition)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise DamagedHold(f"transition: {error}") from error
-    if transition.kind not in _KINDS or not _ID.fullmatch(transition.incident.id):
-        raise DamagedHold("transition: not one that is handed over")
-    return transition
 
 
 def _key(incident: Incident, name: str) -> str:
@@ -324,12 +348,14 @@ def _item(incident: Incident, name: str, content: bytes) -> Item:
     return Item(name, _key(incident, name), kind, len(content), hashlib.sha256(content).hexdigest())
 
 
-def _tell(transition: Transition) -> None:
+def _tell(transition: Transition, *, muted: bool = False) -> None:
     incident = transition.incident
     values: dict[str, object] = {"source": incident.source, "condition": incident.condition, "id": incident.id}
+    if muted:
+        values["muted"] = "yes"
     if transition.kind == "opened":
-        since = timestamp(incident.onset.wall_ns)
-        log.log(logging.WARNING, event("incident opened", **values, since=since))
+        since, level = timestamp(incident.onset.wall_ns), logging.INFO if muted else logging.WARNING
+        log.log(level, event("incident opened", **values, since=since))
         return
     values["duration_s"] = f"{incident.duration_s:.1f}"
     log.info(event("incident closed", **values, frames=incident.coverage.describe(), reason=incident.reason))

@@ -6,8 +6,9 @@ Owns no behaviour and imports nothing of ours: every other module may import thi
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -16,6 +17,13 @@ MAX_SOURCES = 64
 """Lanes in the ring: fixed and generous, so that no memory is ever re-sized while children have it mapped."""
 
 MAX_WORKERS = 64
+
+PICTURE_BYTES = 320 * 1024
+"""Room for one stored picture. A frame of w x h becomes ceil(w/8) * ceil(h/8) <= (w+7) * (h+7) / 64 bytes; with JPEG's
+longest side of 65,535 that stays below this for every shape of up to 20 million pixels (4K has 8.3, 5K 14.7)."""
+
+PICTURE_CELLS = 4
+"""Stored pictures per source: the last three, and one that is being written."""
 
 Level = Annotated[int, Meta(ge=0, le=255)]
 Levels = Annotated[float, Meta(ge=0, le=255)]
@@ -58,6 +66,26 @@ class SourceState(enum.IntEnum):
     CONFLICT = 4  # the directory has become the same one as another source's
 
 
+class LineState(enum.IntEnum):
+    """How uploads, or notices, are doing."""
+
+    IDLE = 0  # nothing has been asked of it yet
+    WORKING = 1
+    FAILING = 2  # tried again by itself
+    PAUSED = 3  # a person must mend it
+    CLOCK = 4  # waits until the clock is set
+
+
+class CaptureState(enum.IntEnum):
+    """What becomes of a source's own FFmpeg now."""
+
+    NONE = 0  # somebody else captures, or nobody yet
+    WAITING = 1  # for its device, or until the next try
+    STARTING = 2  # no frame has come yet
+    RUNNING = 3
+    STOPPING = 4
+
+
 class Outcome(enum.StrEnum):
     """What became of a published frame: every slot of the ring ends as exactly one of these."""
 
@@ -84,50 +112,80 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class BlackThresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A picture is black if nearly all of it lies in one narrow dark band and few tiles hold the rest."""
+    """A picture is black if its core, all but the edges where logos and banners stand, is one plain dark field."""
 
-    top_level: Level = 27
-    """Levels: the highest that can be black. Raised black reaches 24, plus the half band of noise above it;
-    a plain 0000FF blue card is 29 in grey. (FFmpeg blackdetect: 25 full range, 37 limited.)"""
+    top_level: Level = 31
+    """Levels: the highest that is black for a source of which nothing else was learned. A raised black of 24 under
+    noise reaches 28. (FFmpeg blackdetect: 25 full range, 37 limited.)"""
 
     band_levels: Annotated[int, Meta(ge=1, le=256)] = 7
     """Levels, at most top_level + 1: width of the dark band. Noise of sigma 6 at full size leaves sigma 0.75
     here, so +-3 holds four sigmas; a dark film's gradient 0-24 puts 7 of its 25 levels into any one band."""
 
-    black_pct_min: Pct = 92.0
-    """Pct of the picture in the band. Volicon and virtualpytest ask for 95 at full size, but letters light up
-    every 1/8 pixel they touch: two large lines of subtitles with logo and clock left 93.4, a page of credits
-    89.7."""
+    black_pct_min: Pct = 98.5
+    """Pct of the core in the band."""
 
-    lit_tiles_pct_max: Pct = 22.0
-    """Pct of the 16 x 9 tiles that the rest may touch. The same subtitles with logo and clock touched 19; 60
-    scattered lights of a night scene 31, though they are only 1.4 pct of the picture."""
+    lit_tiles_pct_max: Pct = 6.0
+    """Pct of the core's tiles whose mean may be another: a waiting circle touches 4 of 144."""
 
-    tint_above_level: Level = 17
-    """Level: a brighter black is confirmed in colour. Limited-range black is 16, plus 1 for rounding."""
+    tint_above_level: Level = 4
+    """Level: a brighter black is confirmed in colour. A navy blue card of 90 is 10 in grey, one of 64 is 7."""
 
-    tint_max: Levels = 32.0
-    """Levels between the largest and the smallest of B, G, R, mean: a 0000BE no-signal card has 190, but its
-    grey of 22 is that of a raised black (which has under 5)."""
+    tint_max: Levels = 28.0
+    """Levels between the largest and the smallest of B, G, R, mean: a navy card has 90, a raised black under noise
+    and 4:2:0 coding under 5."""
+
+
+FreezeKind = Literal["whole", "partial", "still"]
+"""How a picture stands: all of it has stopped; all but a clock, ticker or spinner; or it is a screen that was reached
+by a cut and stands by right."""
 
 
 class FreezeThresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A picture is like its predecessors if no point changed and the difference does not grow with age."""
+    """A picture stands if no tile of it differs from the three before it, and the distance does not grow with age."""
 
     point_levels: Level = 6
     """Levels: a pixel that differs by more has changed. Frozen pictures under noise of sigma 4.5, coded at
     JPEG quality 50-95, reached 4; the changing digit of a clock 9 px high 10, a dim mouse pointer 38
-    (synthetic scenes)."""
+    (synthetic scenes). Under more noise the limit rises by up to 4."""
 
-    changed_pct_max: Pct = 0.0
-    """Pct of changed pixels that is still alike. None: a mouse pointer is 0.05. Raise it to look past a
-    clock."""
+    tile_levels: Levels = 0.35
+    """Levels: by how much the mean of a tile may leave the others of its row. Noise of sigma 1 reached 0.3, a logo that
+    breathes slowly leaves by 1.7 in three frames. Under more noise the limit rises to 1.5."""
 
-    drift_max: Levels = 0.08
-    """Levels: by how much the mean difference against the oldest predecessor may exceed that against the
-    newest. Noise differs by as much from each (measured to 0.02 at 720p, 0.05 at 320x240, sigma 2.5), a slow
-    fade or pan by more from older ones: a fade of 0.5 per frame drifts 0.9, a pan of 0.25 px in a dark scene
-    0.13 under noise of sigma 2."""
+    drift_levels: Levels = 0.05
+    """Levels: by how much the distance of tiles to the oldest predecessor may exceed that to the newest. Noise of sigma
+    3 reached 0.03; a fade of 0.5 levels per frame drifts 0.3, a pan of 0.25 px 0.2, in a dark scene 0.08. Where noise
+    is seen to drift the wrong way (line jitter, a wavering JPEG quality: 0.1) the limit rises with it."""
+
+    patience_s: Annotated[float, Meta(ge=0, le=3600)] = 2.0
+    """Seconds that a picture must stand after a cut, and where pauses are usual: clocks tick every second, a process
+    list is renewed every 1-2 s. A film that stops needs none."""
+
+
+class AudioThresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The sound is lost if every channel is silent."""
+
+    loss_db: Annotated[float, Meta(ge=-91, le=0)] = -50.0
+    """dBFS: a channel at or below is silent. virtualpytest's; a line without a signal hisses at -55. Others take -22.5
+    to -60: it depends on the rig."""
+
+
+class NoSignalThresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A picture stands for "no signal" if it is a known card or the learned one."""
+
+    cards: bool | None = None
+    """Whether colour bars, plain blue and plain grey are known without learning. None: yes, but not where a desktop is
+    captured (x11grab), which may be plain itself."""
+
+    plain_pct_min: Pct = 88.0
+    """Pct of a plain card that has its colour."""
+
+    lit_tiles_pct_max: Pct = 14.0
+    """Pct of the 16 x 9 tiles of a plain card that text may touch."""
+
+    learned_pct_min: Pct = 90.0
+    """Pct of the points that stood still when it was learned and must be as they were: HyperHDR's."""
 
 
 RANK = ("capture_stalled", "no_signal", "black", "freeze", "audio_loss")
@@ -149,7 +207,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 RULES: Mapping[str, Rule] = {
-    "capture_stalled": Rule(5.0, 0.0, clear_frames=10),  # others wait 10-60 s; at 5 frames/s, 25 missing say enough
+    "capture_stalled": Rule(5.0, 0.0, clear_frames=10),  # raise_s is the source's stall_s; others wait 10-60 s
     "no_signal": Rule(5.0, 5.0),  # a grabber's card is no picture anyone shows: no need to wait long
     "black": Rule(10.0, 2.0),  # a channel change is over by then; any picture for 2 s ends it
     "freeze": Rule(30.0, 10.0),  # Volicon's 30/10: a still ident or menu lasts a few seconds
@@ -157,14 +215,42 @@ RULES: Mapping[str, Rule] = {
 }
 
 
+class Sound(msgspec.Struct, frozen=True):
+    """What is known of a source's sound at one frame."""
+
+    loss: Verdict = Verdict(None, {})
+    mean_db: float | None = None  # dBFS
+    volume_pct: int | None = None  # the same for people
+
+
+class Zap(msgspec.Struct, frozen=True):
+    """A channel change: a short black that ended in another scene. Times are those of the frames' files."""
+
+    start_ns: int
+    end_ns: int
+    duration_s: float
+    banner: bool  # a programme banner was on it
+
+
 class Judgement(msgspec.Struct, frozen=True):
     """All verdicts on one frame, and what they were compared with."""
 
     black: Verdict
-    freeze: Verdict
+    freeze: Verdict  # the picture stands
     freeze_diffs: list[float]  # mean difference in grey levels against each predecessor, newest first
     predecessors: list[str]  # their names without suffix, newest first
     decode_s: float
+    no_signal: Verdict = Verdict(None, {})
+    sound: Sound = Sound()
+    freeze_fault: Verdict = Verdict(None, {})  # it stands, and not by right: what incidents ask
+    freeze_kind: FreezeKind | None = None
+    tile_map: str | None = None  # seconds since each tile changed, see tiles.seconds_text
+    zap: Zap | None = None  # that is known with this frame
+
+    def verdict(self, condition: str) -> Verdict:
+        """The verdict on one condition, as incidents ask for it."""
+        by_condition = {"no_signal": self.no_signal, "black": self.black, "freeze": self.freeze_fault}
+        return by_condition.get(condition, self.sound.loss)
 
 
 class InvalidFrame(Exception):
@@ -208,3 +294,13 @@ class UnavailableError(StillwatchError):
 def describe(error: OSError) -> str:
     """An OSError's reason without its number and paths: `Permission denied`."""
     return error.strerror or type(error).__name__
+
+
+def masked(text: str) -> str:
+    """Without what a URL in it may hold of secrets: all up to the last @, and the query."""
+    return re.sub(r"(:/+[^?]*\?).+", r"\1***", re.sub(r"(:/+).*@", r"\1***@", text))
+
+
+def printable(text: str) -> str:
+    """A text of foreign origin in one line, with everything that would act on a terminal escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -44,7 +44,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from pipeline.model import MAX_SOURCES, Outcome
+from pipeline.model import MAX_SOURCES, PICTURE_BYTES, PICTURE_CELLS, Outcome
 
 CAPACITY = 1024
 """Slots of a lane: at 25 frames/s, 40 s of a stalled worker before the watcher must hold frames back."""
@@ -52,9 +52,7 @@ CAPACITY = 1024
 POISON_DEATHS = 3
 """Deaths on one frame after which it is buried. Two wrongly buried healthy frames under outside kills (measured)."""
 
-RECORD_BYTES = 16 * 1024
-PICTURE_BYTES = 320 * 1024
-PICTURE_CELLS = 4
+RECORD_BYTES = 24 * 1024
 
 _PAGE = 4096
 _SLOT_BYTES = 64
@@ -198,6 +196,15 @@ class Ring:
         words[at] = (epoch + 1) << _EPOCH_AT | before << _WORKER_BITS | holder
         words[_GRANTS] += 1
 
+    def reset(self, lane: int) -> None:
+        """Make a lane that nobody uses as good as new; what it held is forgotten. Supervisor only. Its grants count on,
+        so that no worker takes an old one for a new one."""
+        at = self.lanes[lane].base
+        grant, released = (self.words[self.lanes[lane].word + word] for word in (_GRANT, _RELEASED))
+        self.memory[at : at + _PICTURES_AT] = bytes(_PICTURES_AT)
+        self.words[self.lanes[lane].word + _GRANT] = grant
+        self.words[self.lanes[lane].word + _RELEASED] = released
+
     def close(self) -> None:
         """Unmap. Views handed out by `Lane.picture_cells` must be gone by then."""
         self.words.release()
@@ -258,16 +265,8 @@ class Lane:
         head, pending = self.head, self._words[self.word + _PENDING]
         ticks = self._ticks_before(head)
         waiting = head - record.tail - (ticks - record.ticks)
-        return Books(
-            head - ticks + pending,
-            record.judged,
-            record.invalid,
-            record.skipped,
-            record.vanished,
-            waiting + pending,
-            record.ticks,
-            record.tail,
-        )
+        outcomes = (record.judged, record.invalid, record.skipped, record.vanished)
+        return Books(head - ticks + pending, *outcomes, waiting + pending, record.ticks, record.tail)
 
     def slot(self, index: int) -> Slot:
         """Slot `index` as it stands. Raises TornSlot when it is not (or no longer, or not yet) that slot."""
@@ -279,12 +278,21 @@ class Lane:
             raise TornSlot(f"slot {index} of lane {self.index}")
         return Slot(index, number, width, put_ns, ticks, bool(kind))
 
-    def _ticks_before(self, head: int) -> int:
-        """Ticks among the slots before `head`: every slot carries the count, so no crash can lose it."""
+    def was_tick(self, index: int) -> bool:
+        """Whether a torn slot was a tick: the one behind it knows how many ticks there were. False where none is."""
         try:
-            return self.slot(head - 1).ticks if head else 0
+            later = self.slot(index + 1)
         except TornSlot:
-            return self.last_record().ticks
+            return False
+        return later.ticks - later.tick > self._ticks_before(index)
+
+    def _ticks_before(self, head: int) -> int:
+        """Ticks among the slots before `head`: every slot carries the count, so no crash can lose it. A torn slot is
+        taken for a frame's, and the one before it tells."""
+        for index in range(head - 1, max(-1, head - CAPACITY - 1), -1):
+            with contextlib.suppress(TornSlot):
+                return self.slot(index).ticks
+        return self.last_record().ticks
 
     # -- the watcher ---------------------------------------------------------------------------------------------
 
@@ -305,6 +313,13 @@ class Lane:
         return True
 
     @property
+    def put_count(self) -> int:
+        """Frames put so far. For the watcher, and its successor."""
+        if self._ticks is None:
+            self._ticks = self._ticks_before(self.head)
+        return self.head - self._ticks
+
+    @property
     def has_room(self) -> bool:
         return self.head - self._words[self.word + _TAIL] < CAPACITY
 
@@ -318,6 +333,12 @@ class Lane:
             if not slot.tick:
                 return slot
         return None
+
+    @property
+    def ticks_since_frame(self) -> int:
+        """Ticks among the newest slots: how often a silence that still lasts has been told."""
+        frame = self.last_put()
+        return self._ticks_before(self.head) - (frame.ticks if frame else 0)
 
     def set_pending(self, count: int) -> None:
         """Publish how many frames wait outside the lane."""
@@ -360,19 +381,8 @@ class Lane:
         if len(state) > MAX_STATE_BYTES:
             raise ValueError(f"the state of lane {self.index} takes {len(state)} bytes, {MAX_STATE_BYTES} fit")
         record = self.record = self.record.after(outcome, state)
-        body = (
-            _RECORD.pack(
-                0,
-                len(state),
-                record.tail,
-                record.judged,
-                record.invalid,
-                record.skipped,
-                record.vanished,
-                record.ticks,
-            )
-            + state
-        )
+        counts = (record.tail, record.judged, record.invalid, record.skipped, record.vanished, record.ticks)
+        body = _RECORD.pack(0, len(state), *counts) + state
         at = self.base + _RECORDS_AT + (record.tail & 1) * RECORD_BYTES
         self._memory[at : at + len(body)] = _CRC.pack(zlib.crc32(body[_CRC_BYTES:])) + body[_CRC_BYTES:]
         self._words[self.word + _TAIL] = record.tail

@@ -20,9 +20,10 @@ import msgspec
 
 from pipeline.frames import SIDECAR_SUFFIX
 from pipeline.frames import SUFFIX as FRAME_SUFFIX
-from pipeline.model import FrameId, Judgement
+from pipeline.model import FrameId, Judgement, Zap
 
 SCRATCH = ".stillwatch"
+FREEZE_FAULT = "freeze_fault"  # reading: 1 where the picture stands and should not, which is what incidents ask
 MAX_SIDECAR_BYTES = 1024 * 1024
 _FIRST_SECOND, _LAST_SECOND = -62135596800, 253402300799  # the years 1 to 9999
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
@@ -51,6 +52,7 @@ class Sidecar(msgspec.Struct, kw_only=True, omit_defaults=False):
     blackscreen: bool | None = None
     blackscreen_percentage: float | None = None
     freeze: bool | None = None
+    freeze_kind: str | None = None  # whole, partial, still: how it stands
     freeze_diffs: list[float] = []
     last_3_filenames: list[str] = []
     last_3_thumbnails: list[str] = []
@@ -62,10 +64,21 @@ class Sidecar(msgspec.Struct, kw_only=True, omit_defaults=False):
     mean_volume_db: float | None = None
     frame_id: FrameId | None = None
     readings: dict[str, float] = {}
+    tile_map: str | None = None  # seconds since each tile changed, see tiles.seconds_text
+    zap: dict[str, str | float | bool | None] | None = None  # the channel change that is known with this frame
     conditions: dict[str, str] = {}
     incident_ids: list[str] = []
     r2_images: dict[str, list[str]] | None = None
     performance_ms: dict[str, float] = {}
+
+
+def read(path: str) -> Sidecar | None:
+    """A sidecar; None when it is none, or gone."""
+    try:
+        with open(path, "rb", opener=_open_without_blocking) as file:
+            return _decode_sidecar(file.read(MAX_SIDECAR_BYTES))
+    except (OSError, msgspec.DecodeError, RecursionError):
+        return None
 
 
 class _Identity(msgspec.Struct):
@@ -73,6 +86,7 @@ class _Identity(msgspec.Struct):
 
 
 _encode = msgspec.json.Encoder().encode
+_decode_sidecar = msgspec.json.Decoder(Sidecar).decode
 _decode_identity = msgspec.json.Decoder(_Identity).decode
 
 
@@ -97,14 +111,37 @@ def build(
 
 def verdict_fields(judgement: Judgement) -> dict[str, Any]:
     """The fields that a judgement fills."""
+    sound, fault = judgement.sound, judgement.freeze_fault.value
     return {
         "blackscreen": judgement.black.value,
         "blackscreen_percentage": judgement.black.readings.get("black_pct"),
         "freeze": judgement.freeze.value,
+        "freeze_kind": judgement.freeze_kind,
         "freeze_diffs": judgement.freeze_diffs,
         "last_3_filenames": [f"{stem}{FRAME_SUFFIX}" for stem in judgement.predecessors],
         "last_3_thumbnails": [f"{stem}_thumbnail{FRAME_SUFFIX}" for stem in judgement.predecessors],
-        "readings": {**judgement.black.readings, **judgement.freeze.readings},
+        "no_signal": judgement.no_signal.value,
+        "audio": None if sound.loss.value is None else not sound.loss.value,
+        "volume_percentage": sound.volume_pct,
+        "mean_volume_db": sound.mean_db,
+        "readings": {
+            **judgement.black.readings,
+            **judgement.freeze.readings,
+            **judgement.no_signal.readings,
+            **sound.loss.readings,
+            **({} if fault is None else {FREEZE_FAULT: float(fault)}),
+        },
+        "tile_map": judgement.tile_map,
+        "zap": _zap_fields(judgement.zap) if judgement.zap else None,
+    }
+
+
+def _zap_fields(zap: Zap) -> dict[str, str | float | bool | None]:
+    return {
+        "start": timestamp(zap.start_ns),
+        "end": timestamp(zap.end_ns),
+        "duration_s": zap.duration_s,
+        "banner": zap.banner,
     }
 
 

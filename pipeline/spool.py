@@ -1,7 +1,8 @@
 """Spool: evidence on disk, waiting for the store. The directory of a transition is its place in the queue.
 
     spool/<number>-<incident id>.<kind>/     frame_*.jpg thumb_*.jpg incident.json manifest.json
-                                             .uploaded .refused .notified: what the sender has done with it
+                                             .uploaded .refused .notified .untold: what the sender has done with it
+                                             .without-<name>: evidence of an earlier job that was given up since
     spool/.new-...   being written     .done-...   given up or stored, being removed     .bad/...   damaged, set aside
 
 A directory without a dot is *kept*: every file written, then every file fsynced (the first makes the journal write, the
@@ -19,20 +20,28 @@ import os
 import queue
 import re
 import shutil
-from collections.abc import Callable, Mapping
+import stat
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 
+from pipeline import durable
+
 MANIFEST_FILE = "manifest.json"
 INCIDENT_FILE = "incident.json"
 SPOOL_DIR = "spool"  # in the state directory
-UPLOADED, REFUSED, NOTIFIED = ".uploaded", ".refused", ".notified"
-MARKS = (UPLOADED, REFUSED, NOTIFIED)
+UPLOADED, REFUSED = ".uploaded", ".refused"  # by the store
+NOTIFIED, UNTOLD = ".notified", ".untold"  # taken, or refused for ever, by the webhook
+MARKS = (UPLOADED, REFUSED, NOTIFIED, UNTOLD)
+WITHOUT = ".without-"  # and a name: that evidence was given up, the incident's file must not name it any more
 EARLIEST_NS = 1_704_067_200 * 10**9  # 2024-01-01: a file that is older was written before the clock was set
+ROOM_BYTES = 2**20  # is made on a full disk, whatever the bounds: for rows and the next evidence
+LEAST_BYTES = 64 * 2**20  # of evidence stays on a disk that others have filled: some 200 incidents'
 _BUILDING, _DONE, _BAD = ".new-", ".done-", ".bad"
 _MAX_BAD = 20  # damaged directories kept for a person to look at
+_DAMAGE = (errno.EIO, errno.EUCLEAN, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
 _NAME = re.compile(r"([0-9]{1,18})-[A-Za-z0-9_-]+\.(?:opened|closed)")
 
 
@@ -58,6 +67,8 @@ class Manifest(msgspec.Struct, frozen=True):
     source: str
     kept_wall_ns: int  # for the bound by age; never for order
     items: list[Item]
+    clock_synchronised: bool = True  # else its age is unknown: the first NTP step may add weeks
+    muted: bool = False  # nobody is told
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -68,23 +79,30 @@ class Job(msgspec.Struct, frozen=True):
     manifest: Manifest
 
     def read(self, item: Item) -> bytes:
-        """One file, checked against the manifest. Raises DamagedJob; FileNotFoundError when the job has gone."""
+        """One file, checked against the manifest; of the incident's, what was given up since is left out. Raises
+        DamagedJob; FileNotFoundError when the job has gone."""
         if os.path.basename(item.name) != item.name:
             raise DamagedJob(f"{item.name!r} lies elsewhere")
         data = _read(self.folder, item.name)
         if len(data) != item.size or hashlib.sha256(data).hexdigest() != item.sha256:
             raise DamagedJob(f"{item.name} is not what the manifest says")
-        return data
+        return _without(data, self._given_up()) if item.name == INCIDENT_FILE else data
+
+    def _given_up(self) -> list[str]:
+        """Names of evidence of earlier jobs of this incident that was given up after this one was kept."""
+        return [name.removeprefix(WITHOUT) for name in os.listdir(self.folder) if name.startswith(WITHOUT)]
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """What the sender hands back to the keeper: nothing is left to be done with this job over the network."""
+    """What the sender hands back to the keeper: what has become of a job's evidence, and whether it is done with."""
 
     folder: str
     evidence: str  # stored, refused or damaged
     incident: str = ""
     refs: dict[str, Any] = {}
     size: int = 0
+    untold: bool = False  # the webhook refused its notice
+    last: bool = True  # nothing is left to be done with it; else its notice still waits
 
 
 SettledQueue = queue.SimpleQueue[Settled]
@@ -96,6 +114,24 @@ class Limits(msgspec.Struct, frozen=True):
     max_bytes: int
     max_age_s: float
     min_free_bytes: int  # on its file system, left for everybody else
+
+    def lacks_space(self, free: int, kept: int) -> bool:
+        """Whether evidence (`kept` bytes of it) must give way on a disk with so many bytes free. Where others have
+        filled the disk, giving up the last of it would help nobody: it stays until there is no room at all."""
+        return free < self.min_free_bytes and (kept > LEAST_BYTES or free < ROOM_BYTES)
+
+
+def _without(told: bytes, names: Iterable[str]) -> bytes:
+    """An incident's file without these names and the references to them."""
+    incident = msgspec.json.decode(told)
+    gone = {incident["evidence"].pop(name, None) for name in names} - {None}
+    if not gone:
+        return told
+    for field in ("original", "thumbnail"):
+        keys, urls = incident[f"{field}_r2_paths"], incident[f"{field}_urls"]
+        left = [at for at, key in enumerate(keys) if key not in gone]
+        incident[f"{field}_r2_paths"], incident[f"{field}_urls"] = [keys[at] for at in left], [urls[at] for at in left]
+    return msgspec.json.encode(incident)
 
 
 def references(keys: Mapping[str, str], url: Callable[[str], str], at: str | None) -> dict[str, Any]:
@@ -120,28 +156,27 @@ class Spool:
         os.makedirs(self.path, mode=0o750, exist_ok=True)
         for name in os.listdir(self.path):
             if name.startswith((_BUILDING, _DONE)):
-                shutil.rmtree(os.path.join(self.path, name))
-            elif not name.startswith(".") and not _NAME.fullmatch(name):
+                _remove(os.path.join(self.path, name))
+            elif not name.startswith(".") and not (_NAME.fullmatch(name) and _is_directory(self.path, name)):
                 self.set_aside(os.path.join(self.path, name))
 
     def keep(self, number: int, manifest: Manifest, files: Mapping[str, bytes]) -> str:
         """Write a job so that it survives a power cut; its folder. Raises OSError (full, read-only, I/O).
 
-        A failed fsync is never repeated on the same file (the kernel has dropped the pages): whatever was written is
-        removed, and the caller begins anew.
+        Whatever was written of a job that failed is removed, and the caller begins anew.
         """
         name = f"{number:010d}-{manifest.incident}.{manifest.kind}"
         building, folder = os.path.join(self.path, _BUILDING + name), os.path.join(self.path, name)
         if os.path.exists(folder):  # a kill came before this could be written down
-            sync_directory(self.path)
+            durable.sync_directory(self.path)
             return folder
         shutil.rmtree(building, ignore_errors=True)
         os.mkdir(building, 0o750)
         try:
-            write_durably(building, {**files, MANIFEST_FILE: msgspec.json.encode(manifest)})
-            sync_directory(building)
+            durable.write_files(building, {**files, MANIFEST_FILE: msgspec.json.encode(manifest)})
+            durable.sync_directory(building)
             os.rename(building, folder)
-            sync_directory(self.path)
+            durable.sync_directory(self.path)
         except OSError:
             with suppress(OSError):
                 os.rename(folder, building)
@@ -167,21 +202,36 @@ class Spool:
 
     def mark(self, folder: str, done: str) -> None:
         """Write down, durably, what has been done with a job. Raises OSError, FileNotFoundError when it has gone."""
-        with suppress(FileExistsError):
-            os.close(os.open(os.path.join(folder, done), os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o640))
-        sync_directory(folder)
+        _touch(os.path.join(folder, done))
+        durable.sync_directory(folder)
 
     def marks(self, folder: str) -> set[str]:
         """What has been done with a job."""
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(OSError):  # whatever it is, reading the job says so
             return {name for name in os.listdir(folder) if name in MARKS}
         return set()
 
     def finish(self, folder: str) -> None:
         """The job is stored: out of the queue first, durably, then removed."""
         self._take_out(folder)
-        sync_directory(self.path)
+        durable.sync_directory(self.path)
         self._remove_taken(folder)
+
+    def shrink(self, folder: str) -> None:
+        """The evidence is stored, the notice waits: only what that needs is left of the job."""
+        with suppress(FileNotFoundError):  # the bounds have taken it meanwhile
+            for name in os.listdir(folder):
+                if name not in (INCIDENT_FILE, MANIFEST_FILE) and not name.startswith("."):  # nor any mark
+                    os.unlink(os.path.join(folder, name))
+        self._sizes.pop(folder, None)
+
+    def leave_out(self, incident: str, names: Iterable[str]) -> None:
+        """Evidence of an incident was given up: what is still to be told of it must not name that. Raises OSError."""
+        for folder in self.jobs():
+            if incident_of(folder) == incident:
+                for name in names:
+                    _touch(os.path.join(folder, WITHOUT + name))
+                durable.sync_directory(folder)
 
     def set_aside(self, folder: str) -> None:
         """Keep a damaged job for a person to look at; the oldest of those go first."""
@@ -189,7 +239,7 @@ class Spool:
         os.makedirs(bad, mode=0o750, exist_ok=True)
         target = os.path.join(bad, os.path.basename(folder))
         _remove(target)
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # gone, or nobody may move it: whoever looks after the spool knows it is not to be sent
             os.rename(folder, target)
         for name in sorted(os.listdir(bad))[:-_MAX_BAD]:
             _remove(os.path.join(bad, name))
@@ -203,8 +253,8 @@ class Spool:
         self._sizes = {folder: self._sizes.get(folder) or _size(folder) for folder in jobs}
         total = sum(self._sizes.values()) + spare
         gone: list[tuple[int, str]] = []
-        for folder in jobs:
-            reason = self._exceeded(folder, total, limits, wall_ns) or ("disk_full" if len(gone) < at_least else "")
+        for at, folder in enumerate(jobs):
+            reason = self._exceeded(jobs[at:], total, limits, wall_ns) or ("disk_full" if len(gone) < at_least else "")
             if not reason:
                 break
             self._take_out(folder)
@@ -224,18 +274,30 @@ class Spool:
     def _taken(self, folder: str) -> str:
         return os.path.join(self.path, _DONE + os.path.basename(folder))
 
-    def _exceeded(self, folder: str, total: int, limits: Limits, wall_ns: int | None) -> str:
-        """Which bound the spool exceeds with `folder` as its oldest job; empty for none."""
+    def _exceeded(self, jobs: list[str], total: int, limits: Limits, wall_ns: int | None) -> str:
+        """Which bound the spool exceeds with these jobs; empty for none."""
         if total > limits.max_bytes:
             return "bytes"
-        if free_bytes(self.path) < limits.min_free_bytes:
+        if limits.lacks_space(durable.free_bytes(self.path), total):
             return "free_space"
         if wall_ns is not None:
-            with suppress(OSError, DamagedJob):
-                kept_ns = self.load(folder).manifest.kept_wall_ns
-                if kept_ns >= EARLIEST_NS and wall_ns - kept_ns > limits.max_age_s * 1e9:
-                    return "age"
+            kept_ns = self._oldest_date_ns(jobs)
+            if kept_ns is not None and wall_ns - kept_ns > limits.max_age_s * 1e9:
+                return "age"
         return ""
+
+    def _oldest_date_ns(self, jobs: list[str]) -> int | None:
+        """The first of the jobs' wall times that can be believed: those in front of it are older than that."""
+        for folder in jobs:
+            with suppress(OSError, DamagedJob):
+                manifest = self.load(folder).manifest
+                if manifest.clock_synchronised and manifest.kept_wall_ns >= EARLIEST_NS:
+                    return manifest.kept_wall_ns
+        return None
+
+
+def _touch(path: str) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o640))
 
 
 def number_of(folder: str) -> int:
@@ -244,36 +306,9 @@ def number_of(folder: str) -> int:
     return int(found[1]) if found else 0
 
 
-def write_durably(folder: str, files: Mapping[str, bytes]) -> None:
-    """Write new files into a folder, then fsync each."""
-    opened: list[int] = []
-    try:
-        for name, content in files.items():
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            opened.append(os.open(os.path.join(folder, name), flags, 0o640))
-            view = memoryview(content)
-            while view:
-                view = view[os.write(opened[-1], view) :]
-        for fd in opened:
-            os.fsync(fd)
-    finally:
-        for fd in opened:
-            os.close(fd)
-
-
-def sync_directory(path: str) -> None:
-    """Make the names in a directory survive a power cut."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def free_bytes(path: str) -> int:
-    """What an ordinary user may still write on this file system."""
-    status = os.statvfs(path)
-    return status.f_bavail * status.f_frsize
+def incident_of(folder: str) -> str:
+    """The incident in a job's name."""
+    return os.path.basename(folder).partition("-")[2].rpartition(".")[0]
 
 
 def _read(folder: str, name: str) -> bytes:
@@ -282,8 +317,8 @@ def _read(folder: str, name: str) -> bytes:
         with open(os.path.join(folder, name), "rb") as file:
             return file.read()
     except OSError as error:
-        gone = isinstance(error, FileNotFoundError)
-        if error.errno in (errno.EIO, errno.EISDIR, errno.ENOTDIR) or (gone and os.path.isdir(folder)):
+        gone = isinstance(error, FileNotFoundError)  # the file, or the job as a whole
+        if error.errno in _DAMAGE or (gone and os.path.lexists(folder)):
             raise DamagedJob(f"{name}: {error.strerror}") from error
         raise
     except ValueError as error:  # a null byte in the name
@@ -298,7 +333,12 @@ def _remove(path: str) -> None:
             os.unlink(path)
 
 
+def _is_directory(path: str, name: str) -> bool:
+    """Not a link to one either: what is in it may be gone, and is not ours to delete."""
+    return stat.S_ISDIR(os.lstat(os.path.join(path, name)).st_mode)
+
+
 def _size(folder: str) -> int:
-    with suppress(FileNotFoundError, NotADirectoryError):
-        return sum(entry.stat().st_size for entry in os.scandir(folder))
+    with suppress(OSError), os.scandir(folder) as entries:
+        return sum(entry.stat().st_size for entry in entries)
     return 0

@@ -24,7 +24,8 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from pipeline.model import ConfigError, StillwatchError, describe
+from pipeline import durable
+from pipeline.model import ConfigError, StillwatchError, describe, printable
 
 MAX_KEY_BYTES = 1024  # R2's limit
 MAX_PART_BYTES = 200  # five parts, `alerts` and their slashes are 1,011; a file name may have 255
@@ -91,7 +92,7 @@ def open_store(settings: R2Settings | None, root: str) -> ObjectStore:
 def one_line(text: str) -> str:
     """A text of foreign origin, cut, with everything that does not print escaped."""
     cut = text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+    return printable(cut)
 
 
 # -- keys -----------------------------------------------------------------------------------------------------------
@@ -143,8 +144,7 @@ class LocalStore:
     """A directory with R2's layout. One thread puts; any may read and delete.
 
     A put writes a file of its own in `.tmp`, fsyncs it, renames it to its key and fsyncs every directory on the way: a
-    power cut leaves the old object or the new one. A failed fsync is never repeated on the same file: its pages are
-    lost and the second call would succeed.
+    power cut leaves the old object or the new one.
     """
 
     def __init__(self, root: str) -> None:
@@ -158,9 +158,10 @@ class LocalStore:
         with self._failures("put", key):
             path = self._path("put", key)
             os.makedirs(self._scratch, mode=0o750, exist_ok=True)
-            temporary = os.path.join(self._scratch, f"{os.getpid()}-{next(self._numbers)}")
+            name = f"{os.getpid()}-{next(self._numbers)}"
+            temporary = os.path.join(self._scratch, name)
             try:
-                _write_durably(temporary, data)
+                durable.write_files(self._scratch, {name: data})
                 self._rename(temporary, path)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -175,12 +176,12 @@ class LocalStore:
             self._durable = ""
             os.makedirs(directory, mode=0o750, exist_ok=True)
             os.rename(temporary, path)
-        _fsync(directory)
+        durable.sync_directory(directory)
         if self._durable != directory:
             for parent in self._parents(directory):
-                _fsync(parent)
+                durable.sync_directory(parent)
             with contextlib.suppress(PermissionError):  # whose it is, made the root
-                _fsync(os.path.dirname(self.root))
+                durable.sync_directory(os.path.dirname(self.root))
             self._durable = directory
 
     def _parents(self, path: str) -> Iterator[str]:
@@ -250,8 +251,7 @@ class LocalStore:
     def free_bytes(self) -> int:
         """What others than root may still write to the root's file system."""
         with self._failures("statvfs", ""):
-            found = os.statvfs(self.root)
-            return found.f_bavail * found.f_frsize
+            return durable.free_bytes(self.root)
 
     def _path(self, op: str, key: str) -> str:
         check_key(op, key)
@@ -268,21 +268,6 @@ class LocalStore:
         except OSError as error:
             kind, hint = _local_mend(error, op, self.root)
             raise StoreError(op, key, describe(error), hint, kind) from error
-
-
-def _write_durably(path: str, data: bytes) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _fsync(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove_empty(directory: str) -> bool:

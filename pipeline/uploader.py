@@ -14,6 +14,7 @@ import select
 import time
 from collections.abc import Callable, Mapping
 
+from pipeline.board import BoardMemory
 from pipeline.child import Child, event, log, trim_memory
 from pipeline.clockgate import ClockGate
 from pipeline.keeper import Keeper
@@ -37,27 +38,37 @@ class EvidenceDesk:
         settings: Settings,
         environment: Mapping[str, str],
         wake_keeper: Callable[[], None] = lambda: None,
+        memory: BoardMemory | None = None,
     ) -> None:
+        """`memory` is the board, where there is one, to show there how uploads and notices are doing."""
+        rows = (memory.uploads, memory.notices) if memory else None
         r2 = r2_settings(environment, environment.get("CREDENTIALS_DIRECTORY"))
         self.store: ObjectStore = open_store(r2, os.path.join(settings.state_dir, STORE_DIR))
         webhook = _webhook(settings.webhook_url)
         settled: SettledQueue = queue.SimpleQueue()
         spool = Spool(os.path.join(settings.state_dir, SPOOL_DIR))
-        self.sender = Sender(spool, self.store, settled, wake_keeper, webhook, _gate(self.store))
+        self.sender = Sender(spool, self.store, settled, wake_keeper, webhook, _gate(self.store), rows=rows)
         self.keeper = Keeper(settings, spool, self.store, settled, self.sender.bell.set)
 
     def drain(self, patience_s: float = DESK_PATIENCE_S) -> bool:
-        """Keep and send all that is held; whether it is all stored. What cannot be sent stays in the spool."""
-        give_up_ns = time.monotonic_ns() + int(patience_s * _NS)
-        while (now_ns := time.monotonic_ns()) < give_up_ns:
-            kept, wait_s = self.keeper.step(now_ns), self.sender.step(now_ns)
-            disk_s = self.keeper.wait_s(now_ns)
-            if not kept and wait_s is None and disk_s is None:
-                if not self.keeper.step(time.monotonic_ns()):  # what the sender has just handed back
+        """Keep and send all that is held; whether it is all stored. Where nothing can be done for `patience_s`, what is
+        left stays in the spool; a next try that is due later than that is not waited for."""
+        give_up_ns = 0
+        while True:
+            now_ns = time.monotonic_ns()
+            kept, sent_s = self.keeper.step(now_ns), self.sender.step(now_ns)
+            now_ns = time.monotonic_ns()
+            waits = [wait for wait in (sent_s, self.keeper.wait_s(now_ns)) if wait is not None]
+            if kept or sent_s == 0.0:
+                give_up_ns = 0
+            elif not waits:
+                if not self.keeper.step(now_ns):  # what the sender has just handed back
                     return True
-            elif not kept and wait_s != 0.0:
-                time.sleep(min(wait_s or 1.0, disk_s or 1.0, 0.5))
-        return False
+            else:
+                give_up_ns = give_up_ns or now_ns + int(patience_s * _NS)
+                if now_ns + int(min(waits) * _NS) > give_up_ns:
+                    return False
+                time.sleep(min(*waits, 0.5))
 
     def close(self) -> None:
         """Close the incident log; what is in the spool is sent the next time."""
@@ -80,7 +91,7 @@ def _gate(store: ObjectStore) -> ClockGate | None:
 
 def run(child: Child) -> int:
     """The uploader's life: keep while there is something to keep, then sleep until the doorbell rings."""
-    desk = EvidenceDesk(child.settings, os.environ, child.keeper_bell.ring)
+    desk = EvidenceDesk(child.settings, os.environ, child.keeper_bell.ring, child.board.memory)
     bell = child.keeper_bell.fileno()
     child.signals.poll.register(bell, select.POLLIN)
     log.info(

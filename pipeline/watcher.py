@@ -18,17 +18,18 @@ import logging
 import os
 import select
 import time
+from collections.abc import Mapping
 
 from inotify_simple import INotify, flags
 
 from pipeline.board import Board
 from pipeline.child import HEARTBEAT_S, Child, event, log, trim_memory
-from pipeline.intake import Intake
 from pipeline.listing import Frame, Listing
 from pipeline.model import ConfigError, SourceState, describe
 from pipeline.mounts import file_system_type, is_blind
-from pipeline.ring import Doorbell, Lane, Ring
-from pipeline.settings import Settings, Source
+from pipeline.ring import Doorbell, Ring
+from pipeline.settings import Settings
+from pipeline.watched import Watched
 
 CHECK_S = 2.5
 """Between two looks at a directory's identity: nothing else tells of a mount over it. Re-armed within 5 s."""
@@ -38,6 +39,7 @@ PROBE_WINDOW = 8  # numbers probed in one tick: a gap this long is stepped over 
 QUIET_S = 2.0  # a polled source without a hit for this long is listed, if its directory has changed
 QUIET_CAP_S = 60.0  # the wait doubles up to this while listings find nothing
 CATCH_UP_S = 0.02  # between two tries while a lane is full
+OVERSLEPT_S = 2.0  # the watcher itself was held up: the host stalled, so no source is blamed for its silence
 
 _MASK = flags.MOVED_TO | flags.DELETE_SELF | flags.MOVE_SELF | flags.ONLYDIR
 _MOVED_TO, _OVERFLOW = int(flags.MOVED_TO), int(flags.Q_OVERFLOW)
@@ -47,40 +49,26 @@ _GONE = (-1, -1)
 _NS = 1_000_000_000
 
 
-class Watched:
-    """How the watcher sees one source's directory. The frames themselves are the intake's."""
-
-    def __init__(self, source: Source, lane: Lane, board: Board) -> None:
-        self.source = source
-        self.lane = lane
-        self.row = board.memory.sources[lane.index]
-        self.intake = Intake(source, lane, board)
-        self.wd: int | None = None
-        self.inode: tuple[int, int] | None = None  # the directory armed last
-        self.mtime_ns = 0  # of the directory, when last looked at
-        self.events = 0  # renames seen when last looked at
-        self.quiet_ns = int(QUIET_S * _NS)
-        self.hit_ns = 0  # polling: the last find
-
-    @property
-    def state(self) -> SourceState:
-        return SourceState(self.row.state)
-
-    @property
-    def armed(self) -> bool:
-        return self.row.state in (SourceState.WATCHING, SourceState.POLLING)
-
-
 class Watcher:
     """All sources of one service. `step(now_ns)` is one turn of the loop."""
 
-    def __init__(self, settings: Settings, ring: Ring, board: Board, doorbells: list[Doorbell]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ring: Ring,
+        board: Board,
+        doorbells: list[Doorbell],
+        lanes: Mapping[str, int] | None = None,  # by source; None: in their order
+    ) -> None:
         self._settings = settings
         self._doorbells = doorbells
         self._debug = log.isEnabledFor(logging.DEBUG)
         self._by_wd: dict[int, Watched] = {}
         self._check_due_ns = 0
-        self.sources = [Watched(source, ring.lanes[n], board) for n, source in enumerate(settings.source)]
+        self._silence_due_ns = 0
+        self._wakes_ns = 0  # when the loop wanted to wake
+        lanes = lanes or {source.name: n for n, source in enumerate(settings.source)}
+        self.sources = [Watched(source, ring.lanes[lanes[source.name]], board) for source in settings.source]
         self.inotify = self._open_inotify()
 
     # -- the loop -----------------------------------------------------------------------------------------------
@@ -99,7 +87,26 @@ class Watcher:
                 self._probe(watched, now_ns)
             if watched.intake.pending.count:
                 watched.intake.put_pending(now_ns)
+        if now_ns >= self._silence_due_ns:
+            self._note_silences(now_ns)
         self._ring()
+
+    def _note_silences(self, now_ns: int) -> None:
+        """Tell the workers of the sources that are overdue, after a look at what their directories say."""
+        if self._wakes_ns and now_ns - self._wakes_ns > OVERSLEPT_S * _NS:
+            log.warning(event("host stalled, no source is blamed", late_s=(now_ns - self._wakes_ns) / _NS))
+            for watched in self.sources:
+                watched.silence.excuse(now_ns)
+        for watched in self.sources:
+            watched.silence.begin(now_ns)
+            if now_ns >= watched.silence.due_ns(now_ns):
+                self._check(watched, now_ns)
+                if watched.wd is not None:  # whatever the directory's time says: it is as coarse as the kernel's tick
+                    self._suspect_blindness(watched, now_ns)
+                self._take_events(now_ns)
+            if now_ns >= watched.silence.due_ns(now_ns):
+                watched.silence.tell(now_ns)
+        self._silence_due_ns = min(watched.silence.due_ns(now_ns) for watched in self.sources)
 
     def _ring(self) -> None:
         """Wake the workers that have got something since the last ring."""
@@ -114,11 +121,13 @@ class Watcher:
 
     def timeout_s(self, now_ns: int) -> float:
         """How long the loop may sleep when nothing happens."""
-        if any(watched.intake.pending.count for watched in self.sources):
-            return CATCH_UP_S
+        timeout_s = min(HEARTBEAT_S, max(0, min(self._check_due_ns, self._silence_due_ns) - now_ns) / _NS)
         if any(watched.row.state == SourceState.POLLING for watched in self.sources):
-            return POLL_S
-        return min(HEARTBEAT_S, max(0, self._check_due_ns - now_ns) / _NS)
+            timeout_s = min(timeout_s, POLL_S)
+        if any(watched.intake.pending.count for watched in self.sources):
+            timeout_s = min(timeout_s, CATCH_UP_S)
+        self._wakes_ns = now_ns + int(timeout_s * _NS)
+        return timeout_s
 
     def close(self) -> None:
         """Remove all watches."""
@@ -216,6 +225,7 @@ class Watcher:
                 self._unwatch(watched)
                 return
             was, known = watched.state, watched.inode is not None or watched.armed
+            rearmed = watched.is_rearmed_by(inode)
             watched.inode, watched.mtime_ns = inode, status.st_mtime_ns
             if known:
                 self._list_missed(watched, now_ns)
@@ -228,7 +238,8 @@ class Watcher:
             self._lose(watched, error)
             return
         watched.quiet_ns = int((QUIET_S if watched.intake.last[0] >= 0 else POLL_S) * _NS)
-        watched.row.rearmed += was is not SourceState.NEW
+        watched.row.rearmed += rearmed
+        watched.row.armed_dev, watched.row.armed_ino = inode
         watched.row.state = state
         log.info(event("armed", source=watched.source.name, by=state.name.lower()))
 
@@ -350,7 +361,7 @@ class Watcher:
 
 def run(child: Child) -> int:
     """The watcher's life: arm, beat (which says ready), then sleep until something happens."""
-    watcher = Watcher(child.settings, child.ring, child.board, child.doorbells)
+    watcher = Watcher(child.settings, child.ring, child.board, child.doorbells, child.lanes)
     watcher.step(time.monotonic_ns())
     trim_memory()
     log.info("Starting inotify event loop (zero CPU when idle)...")

@@ -14,6 +14,7 @@ from socket import SHUT_RDWR
 from urllib.parse import unquote, urlsplit
 
 from pipeline.model import ConfigError
+from pipeline.settings import is_http_url
 from pipeline.store import Kind, StoreError, one_line
 
 TIMEOUT_S = 5.0  # per address, and of silence
@@ -26,13 +27,10 @@ class Webhook:
     """Where incidents are told."""
 
     def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S, deadline_s: float = DEADLINE_S) -> None:
-        try:
-            parts = urlsplit(url)
-            self._host, self._port = parts.hostname or "", parts.port
-        except ValueError as error:
-            raise ConfigError("webhook_url: not a URL; write it like https://host/path") from error
-        if parts.scheme not in ("http", "https") or not self._host or not url.isascii() or not url.isprintable():
+        if not is_http_url(url):
             raise ConfigError("webhook_url: not a URL; write it like https://host/path")
+        parts = urlsplit(url)
+        self._host, self._port = parts.hostname or "", parts.port
         self._tls = parts.scheme == "https"
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._headers = {"Content-Type": "application/json", "User-Agent": "stillwatch", "Connection": "close"}

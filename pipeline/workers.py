@@ -14,23 +14,26 @@ import logging
 import os
 import select
 import time
+from functools import partial
 from typing import Any
 
-from pipeline import detectors, sidecar
+from pipeline import detectors, lastwords, sidecar
 from pipeline.board import SourceRow
 from pipeline.child import HEARTBEAT_S, Child, event, log
-from pipeline.evidence import Evidence, keys_of
+from pipeline.evidence import Evidence, incident_fields
 from pipeline.frames import SUFFIX, FrameNames, identity_of, read_frame
 from pipeline.hold import HOLD_DIR, Hold
-from pipeline.incidents import Sighting
-from pipeline.judge import Judge, Order, frame_time_ns
-from pipeline.model import FrameId, InvalidFrame, Judgement, Outcome, describe
+from pipeline.incidents import Sighting, Transition
+from pipeline.judge import NOT_HEARD, Judge, Order, frame_time_ns
+from pipeline.learned import find_or_warn
+from pipeline.listening import Listener
+from pipeline.model import FrameId, InvalidFrame, Judgement, Outcome, Sound, describe
+from pipeline.mounts import describe_refusal
 from pipeline.ring import Lane, Slot, TornSlot
 from pipeline.settings import Source
+from pipeline.shedding import Shedding
 from pipeline.sidecar import Published, Sidecar, SidecarWriter
 
-MAX_STRIDE = 64
-VERDICT_EVERY_NS = 1_000_000_000  # the floor under overload
 DRAIN_S = 2.0  # to finish what is ready when asked to stop
 LOG_EVERY_NS = 30_000_000_000  # the same trouble of one source is logged this often
 _GONE = (errno.ENOENT, errno.ENOTDIR)
@@ -38,33 +41,6 @@ _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN, e
 _READ_TRIES = 3
 _READ_PAUSE_S = 0.02
 _NS = 1_000_000_000
-
-
-class Shedding:
-    """Decides which frames a lane that has fallen behind still judges."""
-
-    def __init__(self, lag_limit_s: float) -> None:
-        self._limit_ns = int(lag_limit_s * _NS)
-        self._stride = 1
-        self._last_verdict_ns = 0
-
-    def sheds(self, slot: Slot, now_ns: int) -> bool:
-        """Whether to pass over this frame: lag above the limit starts it, half the limit ends it."""
-        lag_ns = now_ns - slot.put_ns
-        if lag_ns > self._limit_ns and self._stride == 1:
-            self._stride = 2
-        elif lag_ns < self._limit_ns // 2:
-            self._stride = 1
-        due = slot.index % self._stride == 0 and self._stride < MAX_STRIDE
-        if self._stride == 1 or due or now_ns - self._last_verdict_ns >= VERDICT_EVERY_NS:
-            if lag_ns > self._limit_ns:
-                self._stride = min(2 * self._stride, MAX_STRIDE)
-            return False
-        return True
-
-    def judged(self, now_ns: int) -> None:
-        """A verdict has been reached. Its end counts: judging may itself take longer than VERDICT_EVERY_NS."""
-        self._last_verdict_ns = now_ns
 
 
 class ServedLane:
@@ -75,19 +51,34 @@ class ServedLane:
         self.lane = lane
         self.row = row
         record, settings = lane.adopt(), child.settings
-        self.judge = Judge(source, lane.picture_cells(), record.state, host=settings.host_name())
+        signature = find_or_warn(settings.state_dir, source.name)
+        cells, host = lane.picture_cells(), settings.host_name()
+        self.judge = Judge(source, cells, record.state, host=host, signature=signature)
         hold = Hold(os.path.join(settings.runtime_dir, HOLD_DIR), settings.hold_max_bytes)
-        self._evidence = Evidence(hold, source, row, child.keeper_bell.ring)
+        words = partial(lastwords.read, settings.runtime_dir, source.name)
+        self._evidence = Evidence(hold, source, row, child.keeper_bell.ring, words)
         if not record.tail:  # what an earlier run left open goes on
-            self._evidence.act(self.judge.tracker.resume(child.resumed, time.monotonic_ns()))
-        self._evidence.forget_orphans(self.judge.tracker.held_ids())
+            self._evidence.act(self.judge.tracker.resume(child.resumed, time.monotonic_ns(), time.time_ns()))
+        untold = self.judge.state.untold  # of a worker that died while there was no room in memory
+        self._evidence.act(untold)
+        self._evidence.forget_orphans([*self.judge.tracker.held_ids(), *(told.incident.id for told in untold)])
         self._names = FrameNames(source.prefix)
         self._writer = SidecarWriter(source.dir)
         self._shedding = Shedding(settings.overload_lag_s)
         self._logged_ns: dict[str, int] = {}
+        poll, directory = source.poll or settings.poll, source.audio_path
+        self._listener = Listener(directory, source.audio.loss_db, poll=poll) if directory else None
+
+    def close(self) -> None:
+        """Let the lane go."""
+        if self._listener is not None:
+            self._listener.close()
 
     def serve(self, slot: Slot) -> None:
         """Carry one slot to its end: sidecar first, then the commit that acknowledges it."""
+        if slot.tick:
+            self._note_silence(slot)
+            return
         try:
             outcome = self._handle(slot)
         except Exception as error:  # noqa: BLE001 - round one frame: a fault of ours must not stop the lane
@@ -98,8 +89,24 @@ class ServedLane:
         self._commit(outcome)
         self._show(slot)
 
-    def _commit(self, outcome: Outcome) -> None:
-        """Acknowledge the slot. A state that cannot be written down is not worth the lane: the last one stays."""
+    def _note_silence(self, slot: Slot) -> None:
+        """A tick: the source is overdue. No frame, no sidecar; the tracker decides what it means."""
+        try:
+            wall_ns = time.time_ns() - (time.monotonic_ns() - slot.put_ns)
+            self._act(self.judge.track_silence(slot.put_ns, wall_ns))
+        except Exception:  # noqa: BLE001 - round one tick: a fault of ours must not stop the lane
+            log.exception(event("silence not judged, a fault of ours", source=self.source.name))
+        self._commit(None)
+        self._show_tracker()
+
+    def _show_tracker(self) -> None:
+        self.row.open_incidents = len(self.judge.tracker.open_ids())
+        self.row.phases = self.judge.tracker.packed_phases()
+
+    def _commit(self, outcome: Outcome | None) -> None:
+        """Acknowledge the slot (None: it was a tick). A state that cannot be written down is not worth the lane: the
+        last one stays."""
+        self.judge.state.untold = self._evidence.untold() if self._evidence.waits else []
         try:
             state = self.judge.encoded_state()
         except (OverflowError, ValueError):
@@ -111,7 +118,7 @@ class ServedLane:
         """The slot that is due is damaged in memory: nobody knows which frame it was."""
         self._say(logging.ERROR, "slot torn, frame unknown", index=self.lane.record.tail)
         self.row.torn_slots += 1
-        self.lane.complete(Outcome.SKIPPED, self.judge.encoded_state())
+        self._commit(None if self.lane.was_tick(self.lane.record.tail) else Outcome.SKIPPED)
 
     # -- one frame ----------------------------------------------------------------------------------------------
 
@@ -147,13 +154,23 @@ class ServedLane:
     def _judge(self, slot: Slot, stem: str, data: bytes, identity: FrameId, begun_ns: int) -> Outcome:
         order = self.judge.observe(slot.number, identity)
         try:
-            judgement = self.judge.judge(data, stem, order)
+            time_ns = frame_time_ns(identity, time.monotonic_ns(), time.time_ns())
+            judgement = self.judge.judge(data, stem, order, time_ns, self._hear(identity))
         except InvalidFrame as error:
             return self._publish_invalid(slot, stem, identity, str(error), order)
         followed = self._follow(slot, stem, identity, order, judgement, data)
         self._publish(stem, identity, self._judged(slot, stem, identity, judgement, begun_ns, followed))
         self._shedding.judged(time.monotonic_ns())
         return Outcome.JUDGED
+
+    def _hear(self, identity: FrameId) -> Sound:
+        """What is known of the sound at a frame; a source without sound costs nothing."""
+        if self._listener is None:
+            return NOT_HEARD
+        sound = self._listener.hear(identity.mtime_ns)
+        if self._listener.trouble:
+            self._say(logging.WARNING, "sound unknown", cause=self._listener.trouble)
+        return sound
 
     def _not_read(self, slot: Slot, stem: str, path: str, error: OSError) -> Outcome:
         """The frame has gone, or the system refused; the second says nothing about the frame."""
@@ -206,18 +223,16 @@ class ServedLane:
         """Show the frame to the tracker and hold the evidence it asks for; what the sidecar says of incidents."""
         if order is Order.LATE:
             return {}
-        tracker, time_ns = self.judge.tracker, frame_time_ns(identity, time.monotonic_ns(), time.time_ns())
+        time_ns = frame_time_ns(identity, time.monotonic_ns(), time.time_ns())
         frame = Sighting(time_ns, identity.mtime_ns, slot.number, stem, identity)
         transitions = self.judge.track(frame, judgement)
+        self._act(transitions, stem, data)
+        return incident_fields(self.judge.tracker, transitions)
+
+    def _act(self, transitions: list[Transition], stem: str = "", data: bytes = b"") -> None:
         if transitions or self._evidence.waits:
             self._evidence.act(transitions, stem, data)
-        opened = [transition.incident for transition in transitions if transition.kind == "opened"]
-        self.row.incidents += len(opened)
-        return {
-            "conditions": tracker.phases(),
-            "incident_ids": tracker.open_ids(),
-            "r2_images": keys_of(opened[0]) if opened else None,
-        }
+        self.row.incidents += sum(transition.kind == "opened" for transition in transitions)
 
     # -- sidecars -----------------------------------------------------------------------------------------------
 
@@ -248,7 +263,8 @@ class ServedLane:
             published = self._writer.publish(stem, sidecar.encode(content), identity)
         except OSError as error:
             self.row.sidecar_failures += 1
-            self._say(logging.ERROR, "sidecar not written", frame=stem, cause=describe(error))
+            cause = describe_refusal(error, self.source.dir)
+            self._say(logging.ERROR, "sidecar not written", frame=stem, cause=cause)
             return
         self.row.duplicates += published is Published.DUPLICATE
         self.row.stale_sidecars += published is Published.REPLACED
@@ -257,13 +273,16 @@ class ServedLane:
 
     def _show(self, slot: Slot) -> None:
         """Show on the board what `status` and the self-report want to know."""
-        row, state = self.row, self.judge.state
+        row, state, record = self.row, self.judge.state, self.lane.record
+        row.judged, row.invalid = record.judged, record.invalid
+        row.skipped, row.vanished = record.skipped, record.vanished
         now_ns = time.monotonic_ns()
         row.last_number, row.last_done_ns, row.lag_ns = max(0, state.number), now_ns, now_ns - slot.put_ns
         row.max_lag_ns = max(row.max_lag_ns, row.lag_ns)
         row.black_frames, row.freeze_frames = state.black_frames, state.freeze_frames
         row.unknown_frames = state.unknown_frames
-        row.open_incidents = len(self.judge.tracker.open_ids())
+        row.no_signal_frames, row.silent_frames, row.zaps = state.no_signal_frames, state.silent_frames, state.zaps
+        self._show_tracker()
         if state.numbering_restarts > row.numbering_restarts:
             hint = "a new FFmpeg run; if often: two writers, or -update 1"
             self._say(logging.WARNING, "numbers began anew", restarts=state.numbering_restarts, hint=hint)
@@ -315,16 +334,17 @@ class Worker:
     def _take_and_release(self) -> None:
         """Follow the grants: let go what is no longer ours, then take what has become ours."""
         self._grants = self._child.ring.grants
-        settings, board = self._child.settings, self._child.board
-        for lane in self._child.ring.lanes[: len(settings.source)]:
-            ours = lane.holder == self._index
+        ring, board = self._child.ring, self._child.board
+        for lane in ring.lanes:  # all: a source may have left the settings
             if lane.leaver == self._index:
-                self._served.pop(lane.index, None)
+                if served := self._served.pop(lane.index, None):
+                    served.close()
                 lane.release()
                 self._child.bell.ring()
-            elif ours and lane.index not in self._served:
-                source, row = settings.source[lane.index], board.memory.sources[lane.index]
-                self._served[lane.index] = ServedLane(source, lane, row, self._child)
+        for source in self._child.settings.source:
+            lane = ring.lanes[self._child.lanes[source.name]]
+            if lane.holder == self._index and lane.index not in self._served:
+                self._served[lane.index] = ServedLane(source, lane, board.memory.sources[lane.index], self._child)
 
 
 class DecoderNoise:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
 from tests.support import Rig, children_of_tests
+
+# Machines are noisy: no test asserts a duration. What one run of the suite finds, the next finds again; who wants to
+# look further has new inventions at every run, by --hypothesis-profile=explore.
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.register_profile("repeat", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeat")
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, here and in all that tests start
 
@@ -25,6 +33,17 @@ def no_process_left_behind() -> Iterator[None]:
         with contextlib.suppress(psutil.Error):
             process.kill()
     assert not left, f"left behind: {left}"
+
+
+@pytest.fixture(autouse=True)
+def logging_stays_as_it_is() -> Iterator[None]:
+    """No test sets up logging for those that follow: they would see no line."""
+    log = logging.getLogger("stillwatch")
+    before = list(log.handlers), log.propagate, log.level
+    yield
+    after = list(log.handlers), log.propagate, log.level
+    log.handlers[:], log.propagate, log.level = before
+    assert after == before, "logging is set up for all tests that follow"
 
 
 @pytest.fixture

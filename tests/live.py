@@ -34,7 +34,13 @@ def board_of(rig: Rig) -> Board:
 
 def source_row(rig: Rig, source: int = 0) -> SourceRow:
     """The live row of a source."""
-    return board_of(rig).sources[source]
+    row: SourceRow = board_of(rig).memory.sources[source]
+    return row
+
+
+def total(rig: Rig, counter: str) -> int:
+    """A counter of the board, summed over all sources."""
+    return sum(getattr(row, counter) for _, row in board_of(rig).sources)
 
 
 def child_row(rig: Rig, name: str) -> ChildRow:
@@ -47,6 +53,20 @@ def running_pid(rig: Rig, name: str, but: int = 0) -> int:
     row = child_row(rig, name)
     wait_until(lambda: row.pid not in (0, but) and row.state == State.RUNNING, 20, f"{name} runs")
     return int(row.pid)
+
+
+def has_in_memory(pid: int, text: str) -> bool:
+    """Whether a process has a text anywhere in the memory that it may write to."""
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for line in maps:
+            place, rights = line.split()[:2]
+            if "rw" in rights and "[v" not in line:
+                first, last = (int(number, 16) for number in place.split("-"))
+                memory.seek(first)
+                with suppress(OSError):  # unmapped meanwhile
+                    if text.encode() in memory.read(last - first):
+                        return True
+    return False
 
 
 @contextmanager
@@ -72,7 +92,7 @@ def stopped(pid: int) -> Iterator[None]:
     try:
         yield
     finally:
-        if process.is_running():
+        with suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGCONT)
 
 

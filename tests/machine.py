@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.s3_servers import NotInstalled
 from tests.support import Rig, wait_until
 
 UNPRIVILEGED = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--")
@@ -65,6 +66,80 @@ def in_namespace_with(**limits: int) -> tuple[str, ...]:
     return ("unshare", "--user", "--map-root-user", "sh", "-ec", "; ".join([*orders, 'exec "$@"']), "sh")
 
 
+BLACK_HOLE = "10.0.0.2"
+"""An address that takes everything and answers nothing, behind `in_black_hole`."""
+
+
+def in_black_hole(*orders: str) -> tuple[str, ...]:
+    """A wrapper for FaultRig: a network and mounts of its own. All that is sent is lost without an answer, names are
+    asked for there too, and somebody keeps the clock right."""
+    network = (
+        "ip link add v0 type veth peer name v1; ip link set lo up; ip link set v1 up; ip link set v0 up; "
+        f"ip addr add 10.0.0.1/24 dev v0; ip neigh add {BLACK_HOLE} lladdr 02:00:00:00:00:02 dev v0; "
+        f"ip route add default via {BLACK_HOLE}"
+    )
+    mounts = (
+        "mount -t tmpfs test /run; mkdir -p /run/systemd/timesync; touch /run/systemd/timesync/synchronized; "
+        f"echo nameserver {BLACK_HOLE} > /run/resolv.conf; mount --bind /run/resolv.conf /etc/resolv.conf"
+    )
+    script = "; ".join([network, mounts, *orders, 'exec "$@"'])
+    return ("unshare", "--net", "--mount", "sh", "-ec", script, "sh")
+
+
+UNSYNCHRONISED = (
+    *("strace", "-D", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null"),
+    *("-e", "trace=clock_adjtime,adjtimex", "-e", "inject=clock_adjtime,adjtimex:retval=5"),
+)
+"""A wrapper for FaultRig: the kernel says that nobody keeps the clock right."""
+
+_SYNCHRONISED_FILE = "run/systemd/timesync/synchronized"
+
+
+def in_own_run() -> tuple[str, ...]:
+    """A wrapper for FaultRig: a /run of its own, in which systemd may come to say that the clock is kept right."""
+    script = f'mount -t tmpfs test /run; mkdir -p "$(dirname /{_SYNCHRONISED_FILE})"; exec "$@"'
+    return ("unshare", "--mount", "sh", "-ec", script, "sh")
+
+
+def synchronise(pid: int) -> None:
+    """Have systemd say so, in the mounts of this process."""
+    Path(f"/proc/{pid}/root", _SYNCHRONISED_FILE).touch()
+
+
+def in_mounts(*orders: str) -> tuple[str, ...]:
+    """A wrapper for FaultRig: mounts of its own, after these commands of a shell."""
+    return ("unshare", "--mount", "sh", "-ec", "; ".join([*orders, 'exec "$@"']), "sh")
+
+
+def fake_sys(tree: Path) -> tuple[str, ...]:
+    """A wrapper for FaultRig: this directory in the place of /sys."""
+    return in_mounts(f'mount --bind "{tree}" /sys')
+
+
+class WallClock:
+    """A wall clock that the test sets, for processes with this `environment`; monotonic time goes on as ever."""
+
+    def __init__(self, base: Path, ahead_s: int = 0) -> None:
+        found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+        if not found:
+            pytest.skip("needs faketime: apt-get install faketime")
+        self._file = base / "clock"
+        self.ahead_s = 0
+        self.set(ahead_s)
+        self.environment = {
+            "LD_PRELOAD": str(found[0]),
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            **dict.fromkeys(("FAKETIME_NO_CACHE", "DONT_FAKE_MONOTONIC", "NO_FAKE_STAT"), "1"),
+        }
+
+    def set(self, ahead_s: int) -> None:
+        """Set it that far ahead of this machine's."""
+        fresh = self._file.with_suffix(".new")
+        fresh.write_text(f"{ahead_s:+d}\n")
+        fresh.rename(self._file)
+        self.ahead_s = ahead_s
+
+
 @contextlib.contextmanager
 def sysctl(name: str, value: int) -> Iterator[None]:
     """A kernel setting changed and restored."""
@@ -108,6 +183,43 @@ def tmpfs(point: Path, options: str = "size=4m") -> contextlib.AbstractContextMa
     return mounted(point, "mount", "-t", "tmpfs", "-o", options, "test", str(point))
 
 
+@contextlib.contextmanager
+def filled(point: Path) -> Iterator[Path]:
+    """A file system without a free byte: a file of somebody else takes all, until the end."""
+    ballast = point / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (2**20, 4096, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+    try:
+        yield ballast
+    finally:
+        ballast.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def without_inodes(point: Path) -> Iterator[None]:
+    """A file system (with few inodes) without a free one: somebody else's empty files take all, until the end."""
+    taken: list[Path] = []
+    with contextlib.suppress(OSError):
+        while len(taken) < 10_000:
+            path = point / f"taken-{len(taken)}"
+            path.touch()
+            taken.append(path)
+    try:
+        assert os.statvfs(point).f_favail == 0
+        yield
+    finally:
+        for path in taken:
+            path.unlink()
+
+
+def read_only(point: Path) -> contextlib.AbstractContextManager[Path]:
+    """A directory that is refused to whoever writes by path; what is open already stays open for writing."""
+    return mounted(point, "mount", "-o", "bind,ro", str(point), str(point))
+
+
 def bindfs(backing: Path, point: Path) -> contextlib.AbstractContextManager[Path]:
     """A FUSE mirror of `backing`: no O_TMPFILE, and blind to what happens in `backing`."""
     backing.mkdir(parents=True, exist_ok=True)
@@ -139,9 +251,11 @@ def exfat(base: Path, point: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def failing_calls(pid: int, inject: str, path: Path, log: Path) -> Iterator[None]:
-    """System calls of a running process that fail on one path: `openat:error=EIO:when=1..2`. strace's log proves it."""
-    command = ["strace", "-qq", "-f", "-p", str(pid), "-o", str(log), "-e", f"inject={inject}", "-P", str(path)]
+def failing_calls(pid: int, inject: str, path: Path | None, log: Path) -> Iterator[None]:
+    """System calls of a running process that fail or take long, on one path or all: `openat:error=EIO:when=1..2`,
+    `fsync:delay_enter=2000000`. strace's log proves it."""
+    command = ["strace", "-qq", "-f", "-p", str(pid), "-o", str(log), "-e", f"inject={inject}"]
+    command += ["-P", str(path)] if path else ["-e", f"trace={inject.partition(':')[0]}"]
     tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         status = Path(f"/proc/{pid}/status")
@@ -158,3 +272,12 @@ def open_place() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="stillwatch-test-") as name:
         os.chmod(name, 0o755)
         yield Path(name)
+
+
+@contextlib.contextmanager
+def skipping() -> Iterator[None]:
+    """Where a server is not installed, the test says so and is left out."""
+    try:
+        yield
+    except NotInstalled as error:
+        pytest.skip(str(error))

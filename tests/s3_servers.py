@@ -1,7 +1,7 @@
-"""S3 servers on loopback, all with TLS: two real ones and one that follows a script. Fixtures, for `pytest_plugins`.
+"""S3 servers on loopback, all with TLS: two real ones and one that follows a script. The fixtures are in `s3_fixtures`.
 
 Over plain HTTP boto3 sends other requests than over HTTPS, so nothing here speaks HTTP. The real ones come from
-`requirements-s3.txt`; where they are not installed, the tests that want them are skipped.
+`requirements-s3.txt`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from pathlib import Path
-
-import pytest
 
 from pipeline.store import R2Settings, StoreError
 from tests.support import wait_until
@@ -36,12 +35,16 @@ BUCKET = "rig"
 START_S = 30.0
 
 
-def find_program(name: str) -> str:
-    """The path of a program of requirements-s3.txt; skips the test where it is not installed."""
+class NotInstalled(Exception):
+    """A program that a server needs is not there; the text says how to get it."""
+
+
+def find_program(name: str, mend: str = INSTALL) -> str:
+    """The path of a program. Raises NotInstalled."""
     beside = Path(sys.executable).with_name(name)
     path = str(beside) if beside.exists() else shutil.which(name)
     if not path:
-        pytest.skip(f"needs {name}: {INSTALL}")
+        raise NotInstalled(f"needs {name}: {mend}")
     return path
 
 
@@ -53,12 +56,9 @@ class Certificate:
     key: str
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """Made once per run."""
-    if not shutil.which("openssl"):
-        pytest.skip("needs openssl")
-    base = tmp_path_factory.mktemp("tls")
+def make_certificate(base: Path) -> Certificate:
+    """One that is valid from now on. Raises NotInstalled."""
+    find_program("openssl", "apt-get install openssl")
     made = Certificate(str(base / "cert.pem"), str(base / "key.pem"))
     command = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
     names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
@@ -102,9 +102,12 @@ def settings_for(port: int, certificate: Certificate) -> R2Settings:
 # -- real ones ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
+@contextlib.contextmanager
 def seaweedfs(certificate: Certificate) -> Iterator[R2Settings]:
-    """SeaweedFS with a key that is scoped to its one bucket. It checks signatures, clocks, scopes and checksums."""
+    """SeaweedFS with a key that is scoped to its one bucket. It checks signatures, clocks, scopes and checksums.
+
+    Raises NotInstalled.
+    """
     weed = find_program("weed")
     with tempfile.TemporaryDirectory(prefix="stillwatch-weed-") as name:
         parts = ("master.port", "volume.port", "filer.port", "s3.port")
@@ -161,27 +164,32 @@ def _make_bucket(process: subprocess.Popen[bytes], settings: R2Settings, log: Pa
         rig.close()
 
 
-@pytest.fixture(scope="session")
+@contextlib.contextmanager
 def rclone(certificate: Certificate) -> Iterator[R2Settings]:
-    """`rclone serve s3`: like R2, it refuses what boto3 sends by default over HTTPS."""
-    program = find_program("rclone")
+    """`rclone serve s3`: like R2, it refuses what boto3 sends by default over HTTPS. Raises NotInstalled."""
     with tempfile.TemporaryDirectory(prefix="stillwatch-rclone-") as name:
         (Path(name) / "served" / BUCKET).mkdir(parents=True)
-        port = free_ports(1)[0]
-        tls = ["--cert", certificate.cert, "--key", certificate.key]
-        address = ["--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}"]
-        with _running([program, "serve", "s3", *address, *tls, f"{name}/served"], Path(name)) as process:
-            log = Path(name) / "log"
+        with rclone_over(Path(name), free_ports(1)[0], certificate) as settings:
+            yield settings
 
-            def ready() -> bool:
-                assert process.poll() is None, log.read_text(errors="replace")[-2000:]
-                with contextlib.suppress(OSError):
-                    socket.create_connection(("127.0.0.1", port), 1).close()
-                    return True
-                return False
 
-            wait_until(ready, START_S, "rclone")
-            yield settings_for(port, certificate)
+@contextlib.contextmanager
+def rclone_over(base: Path, port: int, certificate: Certificate, secret: str = SECRET_KEY) -> Iterator[R2Settings]:
+    """The same over `base/served`, whose folders are buckets; it takes the key with this secret."""
+    program, log = find_program("rclone"), base / "log"
+    tls = ["--cert", certificate.cert, "--key", certificate.key]
+    address = ["--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS_KEY},{secret}"]
+    with _running([program, "serve", "s3", *address, *tls, str(base / "served")], base) as process:
+
+        def ready() -> bool:
+            assert process.poll() is None, log.read_text(errors="replace")[-2000:]
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                return True
+            return False
+
+        wait_until(ready, START_S, "rclone")
+        yield settings_for(port, certificate)
 
 
 @contextlib.contextmanager
@@ -208,6 +216,7 @@ class Request:
     path: str
     headers: dict[str, str]  # names in lower case
     body: bytes
+    at: float = field(default_factory=time.monotonic)
 
 
 Act = Callable[["ScriptedServer", ssl.SSLSocket], None]
@@ -343,16 +352,3 @@ class ScriptedServer:
                 raise EOFError
             data += more
         return data
-
-
-@pytest.fixture
-def scripted(certificate: Certificate) -> Iterator[Callable[..., ScriptedServer]]:
-    """Makes servers: `scripted(answer(503), reset, answer(200))`."""
-    with contextlib.ExitStack() as stack:
-
-        def make(*script: Act, deaf: str = "", certificate: Certificate = certificate) -> ScriptedServer:
-            server = ScriptedServer(certificate, list(script), deaf)
-            stack.callback(server.close)
-            return server
-
-        yield make

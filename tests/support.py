@@ -17,11 +17,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
 import psutil
+
+from pipeline.config import ENVIRONMENT_PREFIX
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_S = 20.0
@@ -91,12 +93,13 @@ class Rig:
         for directory in self.dirs.values():
             directory.mkdir(parents=True, exist_ok=True)
         self.flags = flags
-        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
+        self.environment = {**inherited, "PYTHONPATH": str(ROOT), **environment}
         self.log_path = tmp_path / "service.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.published: dict[str, list[int]] = {name: [] for name in sources}
 
-    def __enter__(self) -> Rig:
+    def __enter__(self) -> Self:
         self.start()
         self.wait_ready()
         return self

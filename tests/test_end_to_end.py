@@ -34,7 +34,7 @@ def test_a_signal_stops_it_with_0_and_books(rig: Callable[..., Rig], number: int
     with rig("--workers=2", sources=("a", "b")) as service:
         service.publish(1, source="a")
         service.wait_sidecars(1, "a")
-        wait_until(lambda: len(service.tree()) == 5, 5, "supervisor, watcher, two workers and uploader")
+        wait_until(lambda: len(service.tree()) == 6, 5, "supervisor, watcher, two workers, uploader and capture")
         assert service.stop(number) == 0
         assert service.books()["a"]["judged"] == 1
     assert sidecars(service.dirs["b"]) == {}
@@ -42,7 +42,7 @@ def test_a_signal_stops_it_with_0_and_books(rig: Callable[..., Rig], number: int
 
 def test_all_that_was_published_while_a_directory_was_away_is_judged(rig: Callable[..., Rig]) -> None:
     """More than a lane holds, with numbers that were there before: names alone would not tell what is new."""
-    with rig() as service:
+    with rig(STILLWATCH_OVERLOAD_LAG_S="600") as service:
         for number in range(1, 21):
             service.publish(number)
         service.wait_sidecars(20)

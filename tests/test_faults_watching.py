@@ -195,6 +195,7 @@ def test_an_unmounted_directory_is_armed_again_when_it_is_mounted(service: Fault
             assert_judged(service, 2)
 
 
+@pytest.mark.slow
 @needs()
 def test_a_directory_detached_under_a_writer_is_left_without_a_busy_loop(service: FaultRig) -> None:
     with tmpfs(service.dir) as point, service:

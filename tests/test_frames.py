@@ -363,7 +363,7 @@ def outcome(data: bytes) -> tuple[int, int] | None:
         return None
 
 
-@settings(deadline=1000, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(SEGMENT, max_size=30), st.booleans())
 def test_no_sequence_of_markers_does_more_than_be_invalid(parts: list[tuple[int, int, bytes]], ends: bool) -> None:
     body = b"".join(bytes([0xFF, marker]) + length.to_bytes(2) + data for marker, length, data in parts)
@@ -371,7 +371,7 @@ def test_no_sequence_of_markers_does_more_than_be_invalid(parts: list[tuple[int,
     assert size is None or 0 < size[0] * size[1] <= MAX_FRAME_PIXELS
 
 
-@settings(deadline=1000, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(st.integers(2, 700), st.integers(0, 255)), min_size=1, max_size=8))
 def test_no_damage_in_the_header_does_more_than_be_invalid(changes: list[tuple[int, int]]) -> None:
     data = bytearray(FRAME)

@@ -33,7 +33,7 @@ def test_a_frame_is_linked_and_outlives_retention(hold: Hold, tmp_path: Path) ->
     held = hold.run_frames("stb1", "abc")["frame_0.jpg"]
     assert os.stat(held).st_ino == os.stat(path).st_ino
     os.unlink(path)
-    hold.publish("abc", "opened", {"frame_0.jpg": held}, MADE)
+    hold.publish("stb1", "abc", "opened", {"frame_0.jpg": held}, MADE)
     hold.drop_run("stb1", "abc")
     assert hold.read(hold.waiting()[0]) == (b"{}", {"frame_0.jpg": b"picture"})
 
@@ -58,7 +58,7 @@ def test_a_later_frame_takes_the_place_of_an_earlier_one(hold: Hold, tmp_path: P
 def test_a_frame_that_has_gone_is_an_error_and_costs_a_transition_nothing(hold: Hold, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         hold.keep_frame("stb1", "abc", "frame_0.jpg", str(tmp_path / "gone"))
-    hold.publish("abc", "opened", {"frame_0.jpg": str(tmp_path / "gone")}, MADE)
+    hold.publish("stb1", "abc", "opened", {"frame_0.jpg": str(tmp_path / "gone")}, MADE)
     assert hold.read(hold.waiting()[0]) == (b"{}", {})
 
 
@@ -73,8 +73,48 @@ def test_orphans_of_one_source_go_and_no_others(hold: Hold, tmp_path: Path) -> N
     ]
 
 
+class Killed(BaseException):
+    """The end of a process, at the call that was patched."""
+
+
+def kill(*_: object, **__: object) -> None:
+    raise Killed
+
+
+def test_what_a_killed_worker_was_building_goes_with_its_successor(hold: Hold, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given two workers that were killed before they could hand over what they had built
+    for source in ("stb1", "stb11"):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(os, "rename", kill)
+            hold.publish(source, "abc", "opened", {}, MADE)
+    built = os.listdir(os.path.join(hold.path, ".runs"))
+    assert len(built) == 2 and hold.waiting() == []
+    # When the successor of one begins, then what the other's source has is left alone
+    hold.drop_orphans("stb1", ["abc"])
+    assert os.listdir(os.path.join(hold.path, ".runs")) == [name for name in built if name.startswith("stb11~")]
+
+
+def test_what_a_killed_keeper_was_removing_goes_with_its_successor(hold: Hold, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold.publish("stb1", "abc", "opened", {}, MADE)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("pipeline.hold.shutil.rmtree", kill)
+        hold.remove(hold.waiting()[0])
+    assert len(os.listdir(hold.path)) == 2
+    hold.drop_done()
+    assert os.listdir(hold.path) == [".runs"]
+
+
+def test_a_name_that_fills_a_file_name_by_itself_is_held(hold: Hold, tmp_path: Path) -> None:
+    """As that of a replayed directory."""
+    for source in (255 * "x", 254 * "x", 85 * "日"):
+        hold.keep_frame(source, "a", "frame_0.jpg", frame(tmp_path))
+        assert list(hold.run_frames(source, "a")) == ["frame_0.jpg"]
+    hold.drop_orphans(255 * "x", [])
+    assert [len(hold.run_frames(source, "a")) for source in (255 * "x", 254 * "x", 85 * "日")] == [0, 1, 1]
+
+
 def test_the_oldest_evidence_gives_way_and_transitions_stay(hold: Hold) -> None:
-    dropped = [hold.publish(str(n), "opened", {}, {**MADE, "frame_0.jpg": bytes(3000)}) for n in range(6)]
+    dropped = [hold.publish("stb1", str(n), "opened", {}, {**MADE, "frame_0.jpg": bytes(3000)}) for n in range(6)]
     assert dropped == [0, 0, 0, 1, 1, 1]
     found = [hold.read(folder) for folder in hold.waiting()]
     assert [len(files) for _, files in found] == [0, 0, 0, 1, 1, 1]
@@ -87,15 +127,15 @@ def test_a_full_memory_is_an_error_that_leaves_nothing(tmp_path: Path) -> None:
         hold = Hold(str(small / "hold"), 10**9)
         hold.prepare()
         with pytest.raises(OSError, match="No space"):
-            hold.publish("abc", "opened", {}, {**MADE, "frame_0.jpg": bytes(100_000)})
+            hold.publish("stb1", "abc", "opened", {}, {**MADE, "frame_0.jpg": bytes(100_000)})
         assert os.listdir(hold.path) == [".runs"]
-        hold.publish("abc", "opened", {}, MADE)
+        hold.publish("stb1", "abc", "opened", {}, MADE)
 
 
 def test_a_killed_service_leaves_only_what_is_complete(hold: Hold, tmp_path: Path) -> None:
-    hold.publish("abc", "opened", {}, MADE)
+    hold.publish("stb1", "abc", "opened", {}, MADE)
     hold.keep_frame("stb1", "x", "frame_0.jpg", frame(tmp_path))
-    for name in (".new-1-abc.opened", ".done-2-abc.opened"):
+    for name in (".runs/stb1~.new-1-abc.opened", ".done-2-abc.opened"):
         os.mkdir(os.path.join(hold.path, name))
     hold.prepare()
     assert len(hold.waiting()) == 1 and sorted(os.listdir(hold.path))[0] == ".runs"
@@ -105,7 +145,7 @@ def test_a_killed_service_leaves_only_what_is_complete(hold: Hold, tmp_path: Pat
 
 def test_transitions_wait_in_their_order(hold: Hold) -> None:
     for n in (3, 1, 2):
-        hold.publish(str(n), "opened", {}, MADE)
+        hold.publish("stb1", str(n), "opened", {}, MADE)
     assert [folder.rpartition("-")[2] for folder in hold.waiting()] == ["3.opened", "1.opened", "2.opened"]
 
 
@@ -148,7 +188,7 @@ def test_what_no_worker_made_is_damage(hold: Hold, make: Callable[[Path], None])
 
 
 def test_foreign_files_beside_a_transition_are_not_evidence(hold: Hold) -> None:
-    hold.publish("abc", "opened", {}, {**MADE, "manifest.json": b"x", "frame_0.jpg": b"y"})
+    hold.publish("stb1", "abc", "opened", {}, {**MADE, "manifest.json": b"x", "frame_0.jpg": b"y"})
     assert hold.read(hold.waiting()[0])[1] == {"frame_0.jpg": b"y"}
 
 

@@ -65,6 +65,30 @@ def test_open_incidents_are_read_back_whole(book: IncidentLog, tmp_path: Path) -
     assert book.open_incidents() == [incident(1)] == read_open(str(tmp_path))
 
 
+HELD = {
+    "an opening that is not in the log": ([], [opened(1)], [1]),
+    "an opening that is in the log too": ([opened(1)], [opened(1)], [1]),
+    "an opening held twice": ([], [opened(1), opened(1)], [1]),
+    "an end that is not in the log": ([opened(1)], [ended(1)], []),
+    "an opening and its end": ([], [opened(1), ended(1)], []),
+    "an opening of what has ended": ([opened(1), ended(1)], [opened(1)], []),
+    "an end, and the next": ([opened(1)], [ended(1), opened(2)], [2]),
+    "one in the place of another": ([opened(1)], [opened(2)], [2]),
+    "one of another source": ([opened(1)], [opened(2, "stb2")], [1, 2]),
+}
+
+
+@pytest.mark.parametrize(("log", "held", "expected"), HELD.values(), ids=HELD)
+def test_what_is_held_counts_as_if_it_were_recorded(
+    tmp_path: Path, log: list[Transition], held: list[Transition], expected: list[int]
+) -> None:
+    if log:
+        with closing(IncidentLog(str(tmp_path))) as book:
+            for transition in log:
+                book.record(transition)
+    assert [found.id for found in read_open(str(tmp_path), held)] == [incident(number).id for number in expected]
+
+
 def test_references_grow_and_go(book: IncidentLog) -> None:
     for transition, path in ((opened(), "frame_0"), (ended(), "frame_3"), (ended(), "frame_3")):
         number, _ = book.record(transition)
@@ -89,6 +113,8 @@ def test_kept_files_are_remembered(book: IncidentLog) -> None:
         number, _ = book.record(transition)
         book.set_kept(number, names)
     assert book.kept_files(incident().id) == ["frame_0.jpg", "frame_3.jpg"]
+    book.drop([(1, "bytes")])
+    assert book.kept_files(incident().id) == ["frame_3.jpg"], "what was given up is named no more"
 
 
 def test_numbers_go_on_behind_the_spool(book: IncidentLog) -> None:

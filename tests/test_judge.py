@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 
-from pipeline.detectors import PREDECESSORS
 from pipeline.frames import MAX_DIGITS
-from pipeline.judge import LATE_IN_A_ROW, Judge, Order
-from pipeline.model import FrameId, InvalidFrame, Judgement
+from pipeline.history import PREDECESSORS
+from pipeline.incidents import Sighting, Transition
+from pipeline.judge import LATE_IN_A_ROW, NOT_HEARD, Judge, Order
+from pipeline.model import FrameId, InvalidFrame, Judgement, NoSignalThresholds, Sound, Verdict
 from pipeline.ring import MAX_STATE_BYTES, Ring
-from pipeline.settings import Source
+from pipeline.settings import Capture, Source
+from pipeline.sidecar import verdict_fields
+from tests.cards import captured, plain
 from tests.support import make_frame, plain_frame
 
 SOURCE = Source(name="a", dir="/frames/a")
+SECOND = 10**9
 STILL = make_frame(7)
 BLACK = plain_frame(4)
 FILM = [make_frame(1), make_frame(2), STILL, STILL, STILL, STILL, STILL, make_frame(3), BLACK, BLACK, BLACK, BLACK]
@@ -42,7 +47,8 @@ def file(number: int, mtime_ns: int | None = None) -> FrameId:
 
 def show(judge: Judge, number: int, data: bytes, mtime_ns: int | None = None) -> Judgement:
     """Let the judge see one frame."""
-    return judge.judge(data, f"capture_{number:09d}", judge.observe(number, file(number, mtime_ns)))
+    order = judge.observe(number, file(number, mtime_ns))
+    return judge.judge(data, f"capture_{number:09d}", order, number * SECOND)
 
 
 def verdicts(judgement: Judgement) -> tuple[object, ...]:
@@ -151,6 +157,94 @@ def test_a_frame_that_cannot_be_decoded_leaves_the_history_alone(judge: Judge) -
     assert show(judge, 5, STILL).freeze.value is True
 
 
+# -- no signal, sound -------------------------------------------------------------------------------------------------
+
+NAVY = captured(plain("000080"))
+"""A card so dark that its grey is that of a raised black."""
+
+
+def follow(judge: Judge, film: list[bytes], sound: Sound = NOT_HEARD) -> list[Transition]:
+    """What becomes of a film of one frame a second."""
+    found = []
+    for number, data in enumerate(film, 1):
+        identity = file(number)
+        judgement = judge.judge(data, f"capture_{number:09d}", judge.observe(number, identity), number * SECOND, sound)
+        seen = Sighting(number * SECOND, number * SECOND, number, f"capture_{number:09d}", identity)
+        found += judge.track(seen, judgement)
+    return found
+
+
+def opened(transitions: list[Transition]) -> list[str]:
+    return [transition.incident.condition for transition in transitions if transition.kind == "opened"]
+
+
+def test_a_missing_signal_is_one_incident_though_its_card_stands_still(judge: Judge) -> None:
+    live = [make_frame(seed, 1280, 720) for seed in range(10)]
+    transitions = follow(judge, [*live, *[NAVY] * 50, *live])
+    assert opened(transitions) == ["no_signal"]
+    assert (judge.state.no_signal_frames, judge.state.black_frames, judge.state.freeze_frames) == (50, 0, 47)
+    closed = [transition.incident for transition in transitions if transition.kind == "closed"]
+    assert [(one.condition, one.reason, one.duration_s) for one in closed] == [("no_signal", "recovered", 50.0)]
+
+
+def test_the_verdict_on_a_card_has_its_readings_in_the_sidecar(judge: Judge) -> None:
+    fields = verdict_fields(show(judge, 1, NAVY))
+    assert fields["no_signal"] is True and fields["readings"]["no_signal_plain_pct"] == 100.0
+
+
+SILENCE = Sound(Verdict(True, {"audio_mean_db": -91.0}), -91.0, 0)
+WITH_SOUND = msgspec.structs.replace(SOURCE, audio_dir="audio")
+
+
+def test_only_a_source_with_sound_can_lose_it(cells: list[memoryview]) -> None:
+    live = [make_frame(seed) for seed in range(30)]
+    deaf, hearing = Judge(SOURCE, cells), Judge(WITH_SOUND, cells)
+    assert opened(follow(deaf, live, SILENCE)) == [] and "audio_loss" not in deaf.tracker.phases()
+    assert opened(follow(hearing, live, SILENCE)) == ["audio_loss"]
+    assert hearing.state.silent_frames == 30
+    fields = verdict_fields(show(hearing, 31, STILL))
+    assert [fields[key] for key in ("audio", "volume_percentage", "mean_volume_db")] == [None] * 3
+
+
+def test_what_was_heard_stands_in_the_sidecar(judge: Judge) -> None:
+    fields = verdict_fields(judge.judge(STILL, "x", judge.observe(1, file(1)), SECOND, SILENCE))
+    assert [fields[key] for key in ("audio", "volume_percentage", "mean_volume_db")] == [False, 0, -91.0]
+    assert fields["readings"]["audio_mean_db"] == -91.0
+
+
+def test_silence_under_a_card_is_explained_by_it(cells: list[memoryview]) -> None:
+    transitions = follow(Judge(WITH_SOUND, cells), [make_frame(1, 1280, 720), *[NAVY] * 50], SILENCE)
+    assert opened(transitions) == ["no_signal"]
+
+
+def test_a_frame_that_was_not_judged_says_nothing_of_sound_or_signal(cells: list[memoryview]) -> None:
+    judge = Judge(WITH_SOUND, cells)
+    judge.track(Sighting(SECOND, SECOND, 1, "x", file(1)), None)
+    assert {track.seen for track in judge.tracker.state.tracks} == {1}
+    assert not any(track.votes for track in judge.tracker.state.tracks)
+
+
+def test_a_desktop_may_be_plain(cells: list[memoryview]) -> None:
+    desktop = msgspec.structs.replace(SOURCE, capture=Capture(profile="x11grab", input=":1"))
+    insisting = msgspec.structs.replace(desktop, no_signal=NoSignalThresholds(cards=True))
+    verdicts = [show(Judge(source, cells), 1, NAVY).no_signal.value for source in (SOURCE, desktop, insisting)]
+    assert verdicts == [True, None, True]
+
+
+def test_all_conditions_at_once_fit_into_the_record(cells: list[memoryview]) -> None:
+    """Every one with an incident, the longest names and all its votes; only one of them can be open."""
+    judge = Judge(WITH_SOUND, cells, host="h" * 64)
+    stem = "p" * 232 + "9" * MAX_DIGITS
+    yes, no = Verdict(True, {f"reading_{n}": 1e300 for n in range(8)}), Verdict(False, {})
+    for turn, verdict in enumerate([no, no, *[yes] * 4]):
+        identity = FrameId(2**63, 2**63, 2**63 - 1, 2**62)
+        judge.judge(STILL, stem, judge.observe(10**MAX_DIGITS - 9 + turn, identity), 2**62 + turn)
+        sighting = Sighting(2**62 + turn, 2**62 + turn, 10**MAX_DIGITS, stem, identity)
+        judge.tracker.feed(sighting, dict.fromkeys(judge.tracker.phases(), verdict))
+    assert set(judge.tracker.phases().values()) == {"pending"} and len(judge.tracker.phases()) == 5
+    assert len(judge.encoded_state()) < MAX_STATE_BYTES * 0.9
+
+
 # -- a successor ------------------------------------------------------------------------------------------------------
 
 
@@ -206,9 +300,8 @@ def test_a_successor_that_finds_its_pictures_damaged_says_unknown(judge: Judge, 
 def test_the_longest_names_and_numbers_fit_into_the_record(judge: Judge) -> None:
     stem = "p" * 232 + "9" * MAX_DIGITS
     for number in range(PREDECESSORS + 1):
-        judge.judge(
-            STILL, stem, judge.observe(10**MAX_DIGITS - 9 + number, FrameId(2**63, 2**63, 2**63 - 1 + number, 1))
-        )
+        identity = FrameId(2**63, 2**63, 2**63 - 1 + number, 1)
+        judge.judge(STILL, stem, judge.observe(10**MAX_DIGITS - 9 + number, identity), 2**62 + number)
     assert len(judge.encoded_state()) < MAX_STATE_BYTES / 2
 
 

@@ -41,7 +41,7 @@ except OSError:
     stdin = "closed"
 print(json.dumps({"argv": sys.argv[1:], "cwd": os.getcwd(), "pid": os.getpid(), "prefix": sys.prefix,
                   "main": __file__, "json": json.__file__, "stdin": stdin,
-                  "lock": os.path.exists("/proc/self/fd/9")}))
+                  "lock": os.path.exists("/proc/self/fd/9"), "prepare": os.environ.get("STILLWATCH_PREPARE")}))
 """
 
 PIP = """\
@@ -411,6 +411,15 @@ def test_failed_update_leaves_what_worked(checkout: Checkout) -> None:
     assert len(checkout.calls("python3 -m")) == 1
 
 
+def test_a_service_installs_nothing(checkout: Checkout) -> None:
+    refused = checkout.run("run", STILLWATCH_PREPARE="0")
+    assert (refused.returncode, refused.stdout) == (69, "")
+    assert the_line(refused).endswith("install anew with systemd/install.sh")
+    assert not checkout.calls("") and not checkout.venv.exists()
+    checkout.run("run")
+    assert checkout.said("run", STILLWATCH_PREPARE="0")["prepare"] is None, "it would be taken for a setting"
+
+
 # The interpreter
 
 
@@ -535,6 +544,15 @@ def test_test_installs_the_rest_and_runs_pytest_in_the_checkout(checkout: Checko
     checkout.said("test")
     checkout.said("status")
     assert len(checkout.calls("pip")) == 2
+
+
+def test_an_installation_has_no_tests_and_says_so(checkout: Checkout) -> None:
+    (checkout.root / "requirements-dev.txt").unlink()
+    refused = checkout.run("test")
+    assert (refused.returncode, checkout.calls("")) == (69, [])
+    assert (
+        the_line(refused) == f"stillwatch: {checkout.root} is an installation, without tests; call test in a checkout"
+    )
 
 
 def test_changed_requirements_make_test_look_again(checkout: Checkout) -> None:

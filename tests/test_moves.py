@@ -8,15 +8,18 @@ import signal
 import time
 from pathlib import Path
 
-from pipeline.child import set_up_logging
-from pipeline.commands.run import Service, runtime_lock
+import pytest
+
+from pipeline.instance import sole_instance
+from pipeline.service import Service
 from pipeline.settings import Settings, Source
 from tests.support import make_frame, publish, sidecars
 
 FRAMES, MOVES = 600, 40
 
 
-def test_a_source_moves_between_workers_under_load_and_kills(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_source_moves_between_workers_under_load_and_kills(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - pytest shows it when the test fails
     chance, names = random.Random(seed), ("a", "b")
@@ -28,8 +31,8 @@ def test_a_source_moves_between_workers_under_load_and_kills(tmp_path: Path) -> 
         runtime_dir=str(tmp_path / "run"),
         state_dir=str(tmp_path / "state"),
     )
-    set_up_logging("supervisor", "ERROR")
-    with runtime_lock(settings.runtime_dir):
+    caplog.set_level("ERROR", "stillwatch")
+    with sole_instance(settings):
         service = Service(settings)
         try:
             moved = _drive(service, tmp_path, chance)

@@ -39,8 +39,8 @@ from tests.uploads import Desk, FakeStore, incident, make_hold, make_settings, p
 
 def telling(kind, name):
     plain = getattr(kind, name)
-    def told(self, *arguments):
-        done = plain(self, *arguments)
+    def told(self, *arguments, **options):
+        done = plain(self, *arguments, **options)
         what = arguments[0].incident.id + "." + arguments[0].kind if name == "record" else Path(done).name[11:]
         print(name, what, flush=True)
         return done
@@ -120,6 +120,7 @@ def look_after(base: Path, copy: Path, promised: set[tuple[str, str]]) -> tuple[
     return took_s, unfinished
 
 
+@pytest.mark.slow
 @needs("mkfs.ext4", "losetup", "strace", "dumpe2fs")
 @pytest.mark.timeout(60 + 5 * CUTS)
 def test_a_power_cut_loses_nothing_acknowledged(tmp_path: Path) -> None:

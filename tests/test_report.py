@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import logging
 import os
@@ -19,13 +20,15 @@ from pipeline.child import _OneLine, log
 from pipeline.model import Outcome, SourceState, State
 from pipeline.report import Report
 from pipeline.ring import Record, Ring
-from tests.support import Rig, wait_until
+from tests import readme
+from tests.support import ROOT, Rig, wait_until
 
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 PROCESS = rf"{STAMP} INFO %s report pid=%d cpu_pct=\d+\.\d\d rss_mb=\d+\.\d wakeups=\d+"
 CHILD = PROCESS + r" state=RUNNING core=%s restarts=\d+ turns=\d+ heartbeat_age_s=\d+\.\d"
 BOOKS = "published=%d judged=%d invalid=%d skipped=%d vanished=%d in_flight=%d balanced=%s"
 NS = 1_000_000_000
+NUMBERS = "The numbers it prints"
 
 
 class Desk:
@@ -141,7 +144,7 @@ def test_a_source_says_its_books(desk: Desk) -> None:
 
 
 def test_a_source_says_state_age_and_lag(desk: Desk) -> None:
-    row = desk.board.sources[0]
+    row = desk.board.memory.sources[0]
     row.state, row.last_put_ns = SourceState.WATCHING, time.monotonic_ns() - 3 * NS
     row.lag_ns, row.max_lag_ns, row.black_frames, row.freeze_frames, row.unknown_frames = 1_500_000, 22_000_000, 1, 2, 3
     found = values(desk.line("source/stb1"))
@@ -153,8 +156,8 @@ def test_a_source_says_state_age_and_lag(desk: Desk) -> None:
 
 def test_troubles_are_named_only_when_there_are_some(desk: Desk) -> None:
     assert "torn_slots" not in desk.line("source/stb1")
-    desk.board.sources[0].torn_slots = 2
-    desk.board.sources[0].sidecar_failures = 1
+    desk.board.memory.sources[0].torn_slots = 2
+    desk.board.memory.sources[0].sidecar_failures = 1
     assert desk.line("source/stb1").endswith(" sidecar_failures=1 torn_slots=2")
 
 
@@ -193,9 +196,37 @@ def test_the_service_reports_every_process_and_source(rig: Callable[..., Rig]) -
         service.wait_sidecars(1)
         wait_until(lambda: service.lines(" source/a report ") and "judged=1" in service.log, 10, "a report with it")
         for name, pid in zip(
-            ("watcher", "worker/0", "uploader"), (process.pid for process in service.tree()[1:]), strict=True
+            ("watcher", "worker/0", "uploader", "capture"), (process.pid for process in service.tree()[1:]), strict=True
         ):
             line = wait_until(partial(service.lines, f" {name} report "), 10, name)[-1]
             assert re.fullmatch(CHILD % (name, pid, r"(\d+|any)"), line)
         assert service.process
         assert re.fullmatch(PROCESS % ("supervisor", service.process.pid), service.lines(" supervisor report ")[-1])
+
+
+# -- the README -------------------------------------------------------------------------------------------------------
+
+
+def test_every_number_stands_in_the_readme_with_its_kind_and_unit_and_what_to_do(desk: Desk) -> None:
+    # Given a report in which nothing is left out for being zero
+    row, child = desk.board.memory.sources[0], desk.board.children[0]
+    for field, kind, *_ in row._fields_:
+        if kind is ctypes.c_uint64 and field != "state":
+            setattr(row, field, 1)
+    child.pid, child.state, child.log_dropped = os.getpid(), State.RUNNING, 1
+    commit(desk, *[Outcome.JUDGED] * 3)
+    while desk.ring.lanes[0].put(9, 9, 0):
+        pass
+    # Then each of its keys has a row
+    printed = {key for line in desk.write() for key in values(line)}
+    assert {"lane_refused", "torn_slots", "log_dropped", "sd_bytes_per_s", "balanced"} <= printed
+    assert printed - readme.names(NUMBERS) == set()
+    for cells in readme.rows(NUMBERS):
+        assert all(cells), cells
+
+
+def test_the_readme_names_no_number_that_is_not_printed() -> None:
+    """Its rows are of the self-report, of `status --json` or of the metrics file: the code has each name."""
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "pipeline").rglob("*.py"))
+    unknown = {name for name in readme.names(NUMBERS) if not re.search(rf"\b{name.removesuffix('_total')}\b", code)}
+    assert unknown == {"stillwatch_build_info"}

@@ -12,11 +12,12 @@ import pytest
 
 from pipeline.config import load
 from pipeline.model import Exit
-from pipeline.settings import Settings
+from pipeline.settings import Capture, Settings
 from tests.machine import STRANGER, UNPRIVILEGED, needs, open_place
 from tests.support import ROOT
 
 SOURCE = '[[source]]\nname = "a"\ndir = "{here}"\n'
+CAPTURE = '[[source]]\nname = "a"\n[source.capture]\nprofile = '
 
 
 def start(
@@ -57,11 +58,32 @@ IN_FILE = {
     "no duration": ("report_every_s = 0", ["report_every_s", ">= 0.1"]),
     "infinite duration": ("hang_s = inf", ["hang_s", "<="]),
     "duration that is no number": ("overload_lag_s = nan", ["overload_lag_s"]),
-    "one table for a list of them": ('[source]\nname = "a"', ["source", "array"]),
+    "one table for a list of them": ('[source]\nname = "a"', ["source", "array", "write [[source]]"]),
+    "unknown condition": (
+        SOURCE + "[source.rules.frezee]\nraise_s = 1\nclear_s = 1",
+        ["source[0].rules.frezee", "'freeze'"],
+    ),
+    "condition like no other": (
+        SOURCE + "[source.rules.x]\nraise_s = 1\nclear_s = 1",
+        ["source[0].rules.x", "no_signal"],
+    ),
+    "rule without its end": (
+        SOURCE + "[source.rules.black]\nraise_s = 1",
+        ["source[0].rules.black.clear_s", "missing"],
+    ),
+    "unknown key of a rule": (
+        SOURCE + "[source.rules.black]\nraise_s = 1\nclear_s = 1\n[source.rules.freeze]\nrais_s = 1",
+        ["source[0].rules.freeze.rais_s", "did you mean 'raise_s'"],
+    ),
+    "rule below its range": (
+        SOURCE + "[source.rules.freeze]\nraise_s = -1\nclear_s = 1",
+        ["source[0].rules.freeze.raise_s", ">= 0"],
+    ),
+    "rule that is no table": (SOURCE + "[source.rules]\nfreeze = 3", ["source[0].rules.freeze", "object"]),
     "source without a name": ('[[source]]\ndir = "x"', ["source[0].name", "missing"]),
     "source without a dir": ('[[source]]\nname = "x"', ["source[0].dir", "missing"]),
     "second source is wrong": (SOURCE + '[[source]]\nname = "b"\ndir = 7', ["source[1].dir", "str"]),
-    "empty dir": ('[[source]]\nname = "a"\ndir = ""', ["source[0].dir", "not a directory"]),
+    "empty dir": ('[[source]]\nname = "a"\ndir = ""', ["source[0].dir", "missing"]),
     "dir is a file": ('[[source]]\nname = "a"\ndir = "settings.toml"', ["source[0].dir", "not a directory"]),
     "dir with a NUL": ('[[source]]\nname = "a"\ndir = "x\\u0000y"', ["source[0].dir", "NUL"]),
     "duplicate name": (SOURCE + '[[source]]\nname = "a"\ndir = "b"', ["source[1].name", "twice"]),
@@ -78,10 +100,42 @@ IN_FILE = {
         SOURCE + "[source.black]\nband_levels = 99",
         ["source[0].black.band_levels"],
     ),
+    "retention": (SOURCE + 'retention = "never"', ["source[0].retention", "never"]),
+    "keep_s": (SOURCE + "keep_s = 0", ["source[0].keep_s", "> 0"]),
+    "keep_frames": (SOURCE + "keep_frames = -1", ["source[0].keep_frames", ">= 0"]),
+    "max_bytes": (SOURCE + "max_bytes = -1", ["source[0].max_bytes", ">= 0"]),
+    "sidecar_keep_s": (SOURCE + "sidecar_keep_s = inf", ["source[0].sidecar_keep_s"]),
+    "capture without a profile": (
+        '[[source]]\nname = "a"\n[source.capture]\ninput = "x"',
+        ["source[0].capture.profile", "missing"],
+    ),
+    "capture profile": (CAPTURE + '"usb"\ninput = "x"', ["source[0].capture.profile", "usb"]),
+    "unknown key of a capture": (CAPTURE + '"file"\ninputs = "x"', ["source[0].capture.inputs", "'input'"]),
+    "capture without an input": (CAPTURE + '"rtsp"', ["source[0].capture.input", "missing"]),
+    "input with a newline": (CAPTURE + '"rtsp"\ninput = "a\\nb"', ["source[0].capture.input", "control"]),
+    "capture size": (CAPTURE + '"x11grab"\ninput = ":1"\nsize = "720p"', ["source[0].capture.size", "regex"]),
+    "size of a recording": (CAPTURE + '"file"\ninput = "x"\nsize = "1x1"', ["source[0].capture.size", "v4l2-copy"]),
+    "size of a graph": (CAPTURE + '"lavfi"\ninput = "x"\nsize = "1x1"', ["source[0].capture.size", "graph"]),
+    "capture quality": (CAPTURE + '"file"\ninput = "x"\nquality = 1', ["source[0].capture.quality", ">= 2"]),
+    "quality of copies": (CAPTURE + '"v4l2-copy"\ninput = "x"\nquality = 3', ["source[0].capture.quality", "copied"]),
+    "no frames": (CAPTURE + '"x11grab"\ninput = ":1"\nfps = 0', ["source[0].capture.fps", "how often"]),
+    "too few frames": (CAPTURE + '"file"\ninput = "x"\nfps = 0.1', ["source[0].capture.fps", "stall_s to 20"]),
+    "infinite frames": (CAPTURE + '"file"\ninput = "x"\nfps = inf', ["source[0].capture.fps"]),
+    "live recording": (CAPTURE + '"file"\ninput = "x"\nlive = true', ["source[0].capture.live", "url"]),
+    "sound from nowhere": (CAPTURE + '"v4l2-copy"\ninput = "x"\naudio = true', ["source[0].capture.audio", "alsa"]),
+    "sound for nothing": (
+        CAPTURE + '"file"\ninput = "x"\naudio_input = "alsa:x"',
+        ["source[0].capture.audio_input", "hls"],
+    ),
+    "sound from elsewhere": (
+        CAPTURE + '"file"\ninput = "x"\naudio = true\naudio_input = "oss:x"',
+        ["source[0].capture.audio_input", "alsa:DEVICE"],
+    ),
     "workers 0": ("workers = 0", ["workers", ">= 1"]),
     "workers 65": ("workers = 65", ["workers", "64"]),
     "workers two": ('workers = "two"', ["workers", "'two'", "auto"]),
     "workers and a half": ("workers = 1.5", ["workers", "float"]),
+    "workers as a switch": ("workers = true", ["workers", "number from 1 to 64", '"auto"']),
     "cpus backwards": ('cpus = "3-1"', ["cpus", "3-1"]),
     "cpus in words": ('cpus = "one"', ["cpus", "one"]),
     "log level": ('log_level = "LOUD"', ["log_level", "LOUD"]),
@@ -98,6 +152,11 @@ def test_a_mistake_in_the_file_is_one_line_with_key_and_file(mistake: str, tmp_p
     file = tmp_path / "settings.toml"
     file.write_text(content.replace("{here}", str(tmp_path)), encoding="utf-8")
     assert_refused(start(tmp_path, f"--config={file}"), str(file), *words)
+
+
+def test_a_place_for_metrics_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    done = start(tmp_path, "--source=a=.", f"--metrics-file={tmp_path}/no/x.prom")
+    assert_refused(done, f"metrics_file: {tmp_path}/no/x.prom", "No such file or directory")
 
 
 ON_COMMAND_LINE: dict[str, tuple[list[str | bytes], list[str]]] = {
@@ -222,6 +281,42 @@ def test_a_relative_dir_on_the_command_line_is_meant_from_here(tmp_path: Path, m
 def test_an_absolute_dir_in_a_file_stays(tmp_path: Path) -> None:
     (tmp_path / "settings.toml").write_text('[[source]]\nname = "a"\ndir = "/srv/frames"\n')
     assert load(str(tmp_path / "settings.toml"), {}, {}).source[0].dir == "/srv/frames"
+
+
+def test_a_captured_source_gets_a_directory_in_the_runtime_directory(tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text(CAPTURE + '"file"\ninput = "films/one.mkv"\n')
+    (source,) = load(str(tmp_path / "settings.toml"), {}, {"runtime_dir": "/run/here"}).source
+    assert source.dir == "/run/here/frames/a" and source.capture and source.deletes_frames
+    assert source.capture.input == str(tmp_path / "films/one.mkv")
+
+
+def test_a_captured_source_may_name_its_directory(tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text(
+        SOURCE.format(here="/srv/a") + '[source.capture]\nprofile = "x11grab"\ninput = ":1"'
+    )
+    assert load(str(tmp_path / "settings.toml"), {}, {"strict": True}).source[0].dir == "/srv/a"
+
+
+def test_a_password_is_in_no_message_about_its_capture(tmp_path: Path) -> None:
+    for rest in ("size = 1", 'fps = "x"', "live = true", "copys = true", "quality = 99"):
+        (tmp_path / "settings.toml").write_text(CAPTURE + f'"rtsp"\ninput = "rtsp://me:hush@cam/1"\n{rest}\n')
+        done = start(tmp_path, "--config=settings.toml")
+        assert_refused(done, "source[0].capture.")
+        assert "hush" not in done.stderr
+
+
+def test_capture_settings_are_said_in_the_words_of_capture_sh() -> None:
+    capture = Capture(profile="lavfi", input="scene:live", fps=12.5, size="320x180", hls=True)
+    told = capture.environment()
+    assert told["CAPTURE_PROFILE"] == "lavfi" and told["CAPTURE_INPUT"] == "scene:live"
+    assert (told["CAPTURE_FPS"], told["CAPTURE_SIZE"], told["CAPTURE_HLS"], told["CAPTURE_AUDIO"]) == (
+        "12.5",
+        "320x180",
+        "1",
+        "0",
+    )
+    assert "CAPTURE_INPUT_FPS" not in told and "CAPTURE_START_S" not in told
+    assert Capture(profile="lavfi", fps=0.0).environment()["CAPTURE_FPS"] == "0"
 
 
 def test_all_defaults_are_valid_settings() -> None:

@@ -278,10 +278,11 @@ def test_a_directory_that_comes_back_is_served_as_before(tmp_path: Path) -> None
 
 IDENTITY = ["schema", "analyzed", "source", "filename", "sequence", "timestamp"]
 VERDICTS = [
-    *("blackscreen", "blackscreen_percentage", "freeze", "freeze_diffs", "last_3_filenames", "last_3_thumbnails"),
+    *("blackscreen", "blackscreen_percentage", "freeze", "freeze_kind", "freeze_diffs", "last_3_filenames"),
+    "last_3_thumbnails",
     *("no_signal", "macroblocks", "quality_score", "audio", "volume_percentage", "mean_volume_db"),
 ]
-REST = ["frame_id", "readings", "conditions", "incident_ids", "r2_images", "performance_ms"]
+REST = ["frame_id", "readings", "tile_map", "zap", "conditions", "incident_ids", "r2_images", "performance_ms"]
 COMMON_FIELDS = [*IDENTITY, *VERDICTS, *REST]
 UNKNOWN = [
     "r2_images",

@@ -10,7 +10,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pipeline.spool import EARLIEST_NS, UPLOADED, DamagedJob, Item, Limits, Manifest, Spool, number_of, references
+from pipeline.spool import (
+    EARLIEST_NS,
+    INCIDENT_FILE,
+    UPLOADED,
+    DamagedJob,
+    Item,
+    Limits,
+    Manifest,
+    Spool,
+    number_of,
+    references,
+)
 
 NOW_NS = EARLIEST_NS + 10**18
 NO_LIMITS = Limits(10**12, 1e9, 0)
@@ -23,9 +34,13 @@ def spool(tmp_path: Path) -> Spool:
     return made
 
 
-def keep(spool: Spool, number: int, content: bytes = b"picture", wall_ns: int = NOW_NS) -> str:
+def keep(
+    spool: Spool, number: int, content: bytes = b"picture", wall_ns: int = NOW_NS, synchronised: bool = True
+) -> str:
     item = Item("frame_0.jpg", "alerts/k", "image/jpeg", len(content), hashlib.sha256(content).hexdigest())
-    return spool.keep(number, Manifest("abc", "opened", "stb1", wall_ns, [item]), {"frame_0.jpg": content})
+    return spool.keep(
+        number, Manifest("abc", "opened", "stb1", wall_ns, [item], synchronised), {"frame_0.jpg": content}
+    )
 
 
 def test_a_job_is_read_back(spool: Spool) -> None:
@@ -98,7 +113,7 @@ def test_no_state_directory_yet_is_an_empty_spool(tmp_path: Path) -> None:
     assert Spool(str(tmp_path / "none")).jobs() == []
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", os.urandom(99), b"\xff", None])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", bytes(range(100, 199)), b"\xff", None])
 def test_a_manifest_that_is_none_is_damage(spool: Spool, content: bytes | None) -> None:
     folder = keep(spool, 1)
     path = Path(folder, "manifest.json")
@@ -153,7 +168,6 @@ def test_few_damaged_jobs_stay(spool: Spool) -> None:
         (Limits(10**12, 10.0, 0), NOW_NS + 9 * 10**9, []),
         (Limits(10**12, 10.0, 0), None, []),
         (Limits(10**12, 10.0, 0), 0, []),  # the clock is back in 1970
-        (Limits(10**12, 1e9, 2**62), NOW_NS, [(n, "free_space") for n in (1, 2, 3)]),
     ],
 )
 def test_the_oldest_go_first_and_say_why(
@@ -166,9 +180,30 @@ def test_the_oldest_go_first_and_say_why(
     assert not [name for name in os.listdir(spool.path) if name.startswith(".done")]
 
 
+def test_for_a_disk_that_others_have_filled_not_all_is_given_up(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2, 3):
+        keep(spool, number, bytes(3000))
+    short = Limits(10**12, 1e9, 2**62)  # of which no disk has so much free
+    assert spool.give_up_oldest(short, NOW_NS) == [], "64 MB stay"
+    monkeypatch.setattr("pipeline.spool.LEAST_BYTES", 5000)
+    assert spool.give_up_oldest(short, NOW_NS) == [(1, "free_space"), (2, "free_space")]
+    monkeypatch.setattr("pipeline.spool.ROOM_BYTES", 2**62)
+    assert spool.give_up_oldest(short, NOW_NS) == [(3, "free_space")], "where there is no room at all, nothing stays"
+
+
 def test_what_was_kept_before_the_clock_was_set_has_no_age(spool: Spool) -> None:
     keep(spool, 1, wall_ns=10**9)
     assert spool.give_up_oldest(Limits(10**12, 10.0, 0), NOW_NS) == []
+
+
+def test_what_was_kept_while_nobody_kept_the_clock_is_as_old_as_what_came_after_it(spool: Spool) -> None:
+    keep(spool, 1, wall_ns=NOW_NS - 10**18, synchronised=False)
+    limits = Limits(10**12, 10.0, 0)
+    assert spool.give_up_oldest(limits, NOW_NS) == []
+    keep(spool, 2, wall_ns=NOW_NS)
+    keep(spool, 3, wall_ns=NOW_NS - 10**18, synchronised=False)
+    assert spool.give_up_oldest(limits, NOW_NS) == []
+    assert spool.give_up_oldest(limits, NOW_NS + 11 * 10**9) == [(1, "age"), (2, "age")]
 
 
 def test_a_full_disk_takes_at_least_one(spool: Spool) -> None:
@@ -186,3 +221,26 @@ def test_references_name_pictures_only() -> None:
         "thumbnail_r2_paths": ["a/t0"],
         "timestamp": "now",
     }
+
+
+def test_what_is_no_directory_is_set_aside_at_start(spool: Spool) -> None:
+    os.symlink("/nonexistent", os.path.join(spool.path, "0000000001-abc.opened"))
+    Path(spool.path, "0000000002-abc.opened").write_bytes(b"")
+    folder = keep(spool, 3)
+    spool.recover()
+    assert spool.jobs() == [folder]
+
+
+def test_what_was_given_up_since_is_named_no_more(spool: Spool) -> None:
+    keys = {f"frame_{n}.jpg": f"alerts/frame_{n}.jpg" for n in (1, 2, 3)}
+    told = msgspec.json.encode({"evidence": keys, **references(keys, "file:{}".format, None)})
+    item = Item(INCIDENT_FILE, "k", "application/json", len(told), hashlib.sha256(told).hexdigest())
+    manifest = Manifest("abc", "closed", "stb1", NOW_NS, [item])
+    folder = spool.keep(7, manifest, {INCIDENT_FILE: told})
+    other = spool.keep(8, msgspec.structs.replace(manifest, incident="def"), {INCIDENT_FILE: told})
+    for _ in range(2):  # a kill may have it done again
+        spool.leave_out("abc", ["frame_1.jpg", "frame_3.jpg"])
+    assert spool.load(other).read(item) == told, "another incident's"
+    said = msgspec.json.decode(spool.load(folder).read(item))
+    assert said["evidence"] == {"frame_2.jpg": "alerts/frame_2.jpg"}
+    assert said["original_r2_paths"] == ["alerts/frame_2.jpg"] and said["original_urls"] == ["file:alerts/frame_2.jpg"]

@@ -17,11 +17,13 @@ import psutil
 import pytest
 
 from pipeline.board import Board, ChildRow
-from pipeline.child import Handover, Spec, log
+from pipeline.child import CONTROL_SIGNALS, Handover, Spec, log
 from pipeline.model import Exit, State
+from pipeline.process import PROGRESS_S, Death, Timer, environment_of
 from pipeline.ring import Doorbell, Ring
-from pipeline.settings import Settings
-from pipeline.supervisor import MAX_FAILED_STARTS, PROGRESS_S, START_S, Death, Supervisor, Timer
+from pipeline.service import Service
+from pipeline.settings import Settings, Source
+from pipeline.supervisor import MAX_FAILED_STARTS, START_S, Supervisor
 from tests.children import EXIT_OWN
 from tests.live import ROOT_ENVIRONMENT, ended, is_gone, python, stopped
 from tests.support import open_descriptors, wait_until
@@ -128,9 +130,8 @@ def stage(tmp_path: Path) -> Iterator[Callable[..., Stage]]:
 
 
 @pytest.fixture
-def log_lines(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
+def log_lines(caplog: pytest.LogCaptureFixture) -> Callable[[str], int]:
     """Counts the log's lines that contain a text."""
-    monkeypatch.setattr(log, "propagate", True)
     caplog.set_level(logging.INFO, log.name)
 
     def count(text: str) -> int:
@@ -308,6 +309,7 @@ def test_a_system_that_refuses_processes_is_asked_again_later(
 ) -> None:
     # Given a supervisor whose next descriptor but `room` is one too many
     toys, now_ns = stage("idle"), time.monotonic_ns()
+    others = psutil.Process().children()  # servers of other tests
     with descriptors_left(room):
         # When it wants to start a child
         toys.step(now_ns)
@@ -315,7 +317,7 @@ def test_a_system_that_refuses_processes_is_asked_again_later(
         # Then it has tried once, and lives
         assert log_lines("child not started child=toy/0 cause='Too many open files'") == 1
         assert (toys.row.state, toys.row.pid) == (State.BACKOFF, 0)
-    assert list(psutil.Process().children()) == []
+    assert psutil.Process().children() == others
     # And it does once the system lets it
     toys.step(now_ns + NS)
     assert toys.run()
@@ -326,7 +328,8 @@ def descriptors_left(room: int) -> Iterator[None]:
     """This process under RLIMIT_NOFILE, with `room` descriptors to spare."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     filled = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(filled[0] + room, *map(int, os.listdir("/proc/self/fd"))), hard))
+    highest = max(filled[0], *map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + room + 1, hard))
     try:
         with pytest.raises(OSError, match="Too many open files"):
             while True:
@@ -457,10 +460,11 @@ def test_waiting_for_a_child_to_stop_costs_nothing(stage: Callable[..., Stage]) 
 
 
 def test_nothing_is_started_again_while_stopping(stage: Callable[..., Stage]) -> None:
+    others = psutil.Process().children()  # servers of other tests
     toys = stage("idle", "stop_slowly", orders=(1, 0))
     os.kill(toys.run(), signal.SIGKILL)
     toys.stop()
-    assert list(psutil.Process().children()) == []
+    assert psutil.Process().children() == others
     assert toys.row.state == State.STOPPED
 
 
@@ -476,7 +480,7 @@ def test_term_at_birth_waits_for_the_childs_own_handler(stage: Callable[..., Sta
     assert [(death.exit_code, death.signal) for death in toys.deaths[:6]] == [(0, None)] * 6
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, *sorted(CONTROL_SIGNALS)])
 def test_what_a_terminal_sends_to_everybody_is_left_to_the_parent(stage: Callable[..., Stage], number: int) -> None:
     toys = stage("idle")
     toys.step()
@@ -497,6 +501,7 @@ def test_the_supervisors_own_signal_mask_is_as_before(stage: Callable[..., Stage
 # -- nothing is left --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_50_respawns_leak_no_descriptor(stage: Callable[..., Stage]) -> None:
     # Given a child that dies with fifty descriptors open, and shows how many it was born with
     toys = stage("leak")
@@ -514,8 +519,8 @@ def test_50_respawns_leak_no_descriptor(stage: Callable[..., Stage]) -> None:
 def test_a_child_inherits_what_it_was_given_and_no_more(stage: Callable[..., Stage]) -> None:
     toys = stage("leak")
     toys.turn_until(lambda: toys.row.turns, "the toy's count")
-    # 0 1 2, ring board bell doorbell, the maps of ring and board, the log, the signals' pipe, the folder listed
-    assert toys.row.turns <= 3 + 4 + 2 + 1 + 2 + 1
+    # 0 1 2, ring board bell doorbell, the maps of ring and board, the log twice, the signals' pipe, the folder listed
+    assert toys.row.turns <= 3 + 4 + 2 + 2 + 2 + 1
 
 
 def start_supervisor(folder: Path, entry: str, count: int) -> subprocess.Popen[bytes]:
@@ -549,7 +554,7 @@ def test_a_program_whose_child_cannot_start_ends_with_the_childs_code(tmp_path: 
         assert supervisor.wait(30) == code
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_program_with_0(tmp_path: Path, number: int) -> None:
     with start_supervisor(tmp_path, "idle", 1) as supervisor:
         assert supervisor.stdout and supervisor.stdout.readline() == b"ready\n"
@@ -575,3 +580,28 @@ def test_a_timer_that_overslept_calls_once(stage: Callable[..., Stage]) -> None:
     timer.step(timer.due_ns + 1000 * NS)
     timer.step(timer.due_ns - 1)
     assert len(calls) == 1
+
+
+def test_secrets_are_given_to_the_trusted_child_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {"CLOUDFLARE_R2_SECRET_ACCESS_KEY", "CREDENTIALS_DIRECTORY", "STILLWATCH_WEBHOOK_URL"}
+    for name in secrets:
+        monkeypatch.setenv(name, "s3cr3t")
+    for trusted in (True, False):
+        given = environment_of(Spec("toy", "tests.children:run", row=0, trusted=trusted))
+        assert secrets & set(given) == (secrets if trusted else set())
+        assert given["PATH"] == os.environ["PATH"]
+
+
+def test_the_service_trusts_its_uploader_alone(tmp_path: Path) -> None:
+    source = Source(name="a", dir=str(tmp_path / "a"))
+    url = "https://hook.example.com/t0k3n"
+    settings = Settings(
+        source=(source,), runtime_dir=str(tmp_path), state_dir=str(tmp_path), workers=1, webhook_url=url
+    )
+    service = Service(settings)
+    try:
+        told = {spec.name: service.handover(spec)[0].settings.webhook_url for spec in service.specs}
+        assert told == {"watcher": "", "worker/0": "", "uploader": url, "capture": ""}
+        assert {spec.name for spec in service.specs if spec.trusted} == {"uploader"}
+    finally:
+        service.close()

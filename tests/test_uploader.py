@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 import pytest
@@ -22,10 +22,13 @@ import pytest
 from pipeline.clockgate import ClockGate
 from pipeline.incidentlog import FILE_NAME
 from pipeline.model import ConfigError
-from pipeline.r2 import R2Store
+from pipeline.r2 import CONNECT_S, R2Store
+from pipeline.spool import Job, Spool
 from pipeline.store import Kind, LocalStore, R2Settings, StoreError, evidence_key
 from pipeline.webhook import Webhook
+from tests import uploads
 from tests.machine import needs
+from tests.s3_servers import ScriptedServer
 from tests.support import wait_until
 from tests.uploads import (
     CLOSED,
@@ -33,6 +36,7 @@ from tests.uploads import (
     Desk,
     FakeHook,
     FakeStore,
+    Post,
     S,
     UploaderProcess,
     all_files,
@@ -47,24 +51,17 @@ from tests.uploads import (
     rows,
 )
 
-if TYPE_CHECKING:
-    from tests.s3_servers import ScriptedServer
-
-pytest_plugins = ("tests.s3_servers",)
-Scripted = Callable[..., "ScriptedServer"]
+pytest_plugins = ("tests.s3_fixtures",)
+Scripted = Callable[..., ScriptedServer]
 SECRET = "testsecrettestsecret"
 
 
 @pytest.fixture(autouse=True)
 def told(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """What was logged."""
-    logger = logging.getLogger("stillwatch")
-    before = logger.propagate, logger.level
-    logger.propagate = True
     caplog.set_level(logging.DEBUG, "stillwatch")
     yield caplog
     assert SECRET not in caplog.text
-    logger.propagate, logger.level = before
 
 
 @pytest.fixture
@@ -73,12 +70,6 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     made = Desk(make_settings(tmp_path))
     yield made
     made.close()
-
-
-@pytest.fixture
-def s3() -> Any:
-    """The acts of tests/s3_servers.py, which pytest must import itself."""
-    return sys.modules["tests.s3_servers"]
 
 
 def lines(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
@@ -125,13 +116,22 @@ def test_a_transition_that_comes_twice_is_recorded_kept_and_told_once(
     assert desk.spool.jobs() == [] and hold.waiting() == []
 
 
-@pytest.mark.parametrize("step", ["record", "set_kept", "remove"])
-def test_a_kill_between_two_steps_is_made_good(tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Killed(BaseException):
-        pass
+class Killed(BaseException):
+    """The end of a process, at the call that was patched."""
 
-    def kill(*_: object) -> None:
-        raise Killed
+
+def kill(*_: object) -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("step", ["record", "set_kept", "remove", "removed"])
+def test_a_kill_between_two_steps_is_made_good(tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove = shutil.rmtree
+
+    def kill_at_last(path: str, **options: Any) -> None:
+        if os.path.basename(path).startswith(".done-"):
+            raise Killed
+        remove(path, **options)
 
     desk = Desk(make_settings(tmp_path))
     hold = make_hold(desk.settings)
@@ -139,6 +139,8 @@ def test_a_kill_between_two_steps_is_made_good(tmp_path: Path, step: str, monkey
     with monkeypatch.context() as patch:
         if step == "remove":
             patch.setattr("pipeline.hold.Hold.remove", kill)
+        elif step == "removed":
+            patch.setattr(shutil, "rmtree", kill_at_last)
         elif step == "set_kept":
             patch.setattr("pipeline.incidentlog.IncidentLog.set_kept", kill)
         else:
@@ -150,7 +152,33 @@ def test_a_kill_between_two_steps_is_made_good(tmp_path: Path, step: str, monkey
     again.settle()
     assert evidence(desk.settings) == {(incident().id, "opened"): "stored"}
     assert counters(desk.settings) == {}
+    assert os.listdir(hold.path) == [".runs"]
     again.close()
+
+
+def test_a_sender_quicker_than_the_keeper_after_a_kill_costs_no_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a job that is in the spool, and a keeper that was killed before it could write that down
+    desk = Desk(make_settings(tmp_path))
+    hold = make_hold(desk.settings)
+    publish(hold, incident())
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("pipeline.incidentlog.IncidentLog.set_kept", kill)
+        desk.keep()
+    desk.close()
+    # When the next sender is done with that job before the next keeper begins, and the incident ends
+    again = Desk(desk.settings)
+    again.send()
+    again.keep()
+    assert set(evidence(again.settings).values()) == {"stored"} and hold.waiting() == []
+    publish(hold, closed(incident()), "closed")
+    again.settle()
+    again.close()
+    # Then its last JSON names the evidence of the beginning as well
+    home = evidence_key("black", "rig1", "stb1", incident().id, "incident.json")
+    content = json.loads(Path(again.settings.state_dir, "store", home).read_bytes())
+    assert (content["state"], sorted(content["evidence"])) == ("closed", sorted({**OPENED, **CLOSED}))
 
 
 def test_open_incidents_of_unknown_sources_of_this_host_are_closed(tmp_path: Path) -> None:
@@ -195,7 +223,7 @@ def test_a_retry_waits_longer_each_time_says_little_and_recovers(
     waits = []
     while wait_s := desk.send():
         waits.append(wait_s)
-        desk.pass_s(wait_s + 0.001)
+        desk.pass_s(wait_s + 1)
     assert len(waits) == 6
     for n, wait_s in enumerate(waits):
         assert 2**n / 2 - 0.1 <= wait_s <= 2**n
@@ -203,6 +231,69 @@ def test_a_retry_waits_longer_each_time_says_little_and_recovers(
     assert lines(told, "recovered") == ["recovered what=uploads failures=6"]
     desk.keep()
     assert evidence(desk.settings) == {(incident().id, "opened"): "stored"}
+    desk.close()
+
+
+def test_a_network_that_works_every_other_time_is_told_of_twice_a_minute(
+    tmp_path: Path, told: pytest.LogCaptureFixture
+) -> None:
+    jobs = 100
+    store = FakeStore([Kind.RETRY, *[None] * len(OPENED), None] * jobs)
+    desk = Desk(make_settings(tmp_path), store)
+    hold, begun_ns = make_hold(desk.settings), desk.now_ns
+    for n in range(jobs):
+        publish(hold, incident(n, f"source{n}"))
+        while wait_s := desk.settle():
+            desk.pass_s(wait_s + 1)
+    assert not store.script and set(evidence(desk.settings).values()) == {"stored"}
+    half_minutes = (desk.now_ns - begun_ns) // (30 * S) + 1
+    assert half_minutes * 3 < jobs, "else nothing could be seen"
+    assert 1 <= len(lines(told, "uploads failed")) <= half_minutes
+    assert 1 <= len(lines(told, "recovered")) <= half_minutes
+    desk.close()
+
+
+def test_what_is_stored_of_a_job_is_not_sent_again_when_the_rest_fails(tmp_path: Path) -> None:
+    store = FakeStore([None, Kind.RETRY] * 50)
+    desk = Desk(make_settings(tmp_path), store)
+    publish(make_hold(desk.settings), incident())
+    desk.keep()
+    while wait_s := desk.send():
+        desk.pass_s(wait_s + 1)
+    desk.keep()
+    assert evidence(desk.settings) == {(incident().id, "opened"): "stored"}
+    assert len(store.objects) == len(OPENED) + 1 and len(store.puts) == 2 * len(store.objects) - 1
+    desk.close()
+
+
+class Picky(FakeStore):
+    """A store that never takes one source's evidence."""
+
+    def put(self, key: str, data: bytes, content_type: str) -> None:
+        if "/stb1/" in key:
+            self.puts.append(key)
+            raise StoreError("put", key, "500 InternalError", "try again later", Kind.RETRY)
+        super().put(key, data, content_type)
+
+
+def test_a_job_that_is_never_taken_holds_up_its_own_source_only(tmp_path: Path) -> None:
+    store = Picky()
+    desk = Desk(make_settings(tmp_path), store)
+    hold = make_hold(desk.settings)
+    for number, source in enumerate(("stb1", "stb1", "tv", "stb2")):
+        publish(hold, incident(number, source))
+    desk.keep()
+    for _ in range(20):
+        desk.pass_s(400)
+        desk.settle()
+    told = evidence(desk.settings)
+    assert [told[incident(n).id, "opened"] for n in range(4)] == ["kept", "kept", "stored", "stored"]
+    tried = {key.split("/")[4] for key in store.puts if "/stb1/" in key}
+    assert tried == {incident(0).id}, "the second waits for the first: they are told of in order"
+    again = len(store.puts)
+    desk.pass_s(400)
+    desk.settle()
+    assert len(store.puts) == again + 1, "it is still tried"
     desk.close()
 
 
@@ -227,6 +318,18 @@ def test_a_pause_keeps_everything_and_tries_every_five_minutes(tmp_path: Path, t
     desk.close()
 
 
+def test_a_pause_is_said_at_once_also_behind_other_failures(tmp_path: Path, told: pytest.LogCaptureFixture) -> None:
+    """A person must mend it, and nothing is tried for five minutes."""
+    desk = Desk(make_settings(tmp_path), FakeStore([Kind.RETRY, Kind.PAUSE, Kind.PAUSE]))
+    publish(make_hold(desk.settings), incident())
+    desk.keep()
+    for _ in range(3):
+        desk.pass_s((desk.send() or 0) + 1)  # the time that the try itself took counts as well
+    assert len(lines(told, "uploads failed")) == 1
+    assert [r.levelname for r in told.records if "uploads paused" in r.getMessage()] == ["ERROR", "ERROR"]
+    desk.close()
+
+
 def test_a_dead_letter_is_set_aside_and_the_next_goes_on(tmp_path: Path) -> None:
     desk = Desk(make_settings(tmp_path), FakeStore([Kind.DEAD_LETTER]), hook := FakeHook())
     hold = make_hold(desk.settings)
@@ -238,6 +341,59 @@ def test_a_dead_letter_is_set_aside_and_the_next_goes_on(tmp_path: Path) -> None
     assert counters(desk.settings) == {"evidence_refused": 1}
     assert len(os.listdir(os.path.join(desk.spool.path, ".bad"))) == 1
     assert len(hook.posts) == 2
+    desk.close()
+
+
+def test_a_dead_webhook_hides_nothing_that_is_stored(tmp_path: Path) -> None:
+    """The row knows where its evidence is, and what waits for the webhook alone takes little room, and loses none."""
+    store, hook = FakeStore(), FakeHook([Kind.PAUSE] * 99)
+    desk = Desk(make_settings(tmp_path), store, hook)
+    hold = make_hold(desk.settings)
+    publish(hold, incident(1))
+    for _ in range(3):
+        desk.settle()
+    assert evidence(desk.settings) == {(incident(1).id, "opened"): "stored"}
+    assert b"frame_0.jpg" in rows(desk.settings, "SELECT refs FROM incidents")[0][0].encode()
+    job = Path(desk.spool.jobs()[0])
+    assert sorted(os.listdir(job)) == [".uploaded", "incident.json", "manifest.json"]
+    desk.close()
+    again = Desk(desk.settings, store, hook)  # the next uploader finds nothing else to do
+    puts = len(store.puts)
+    again.settle()
+    again.pass_s(400)
+    hook.script.clear()
+    for _ in range(3):
+        again.settle()
+    assert [key for key, _ in hook.posts] == [f"{incident(1).id}.opened"] and len(store.puts) == puts
+    assert not again.spool.jobs() and set(evidence(desk.settings).values()) == {"stored"}
+    again.close()
+
+
+def test_a_notice_that_is_given_up_is_no_lost_evidence(tmp_path: Path) -> None:
+    desk = Desk(make_settings(tmp_path), FakeStore(), FakeHook([Kind.PAUSE] * 99))
+    publish(make_hold(desk.settings), incident(1))
+    desk.settle()
+    desk.settle()
+    desk.close()
+    tight = Desk(make_settings(tmp_path, spool_max_bytes=10), FakeStore(), FakeHook([Kind.PAUSE] * 99))
+    tight.settle()
+    tight.pass_s(100)
+    tight.settle()
+    assert not tight.spool.jobs() and counters(tight.settings) == {"notices_dropped_bytes": 1}
+    assert set(evidence(tight.settings).values()) == {"stored"}
+    tight.close()
+
+
+def test_a_notice_that_the_webhook_refuses_for_ever_is_counted_once(tmp_path: Path) -> None:
+    desk = Desk(make_settings(tmp_path), FakeStore(), hook := FakeHook([Kind.DEAD_LETTER]))
+    hold = make_hold(desk.settings)
+    publish(hold, incident(1))
+    publish(hold, incident(2, "stb2"))
+    desk.settle()
+    desk.settle()
+    assert [key for key, _ in hook.posts] == [f"{incident(2).id}.opened"]
+    assert counters(desk.settings) == {"notices_refused": 1}
+    assert set(evidence(desk.settings).values()) == {"stored"} and not desk.spool.jobs()
     desk.close()
 
 
@@ -257,7 +413,7 @@ def test_webhook_and_uploads_do_not_wait_for_each_other(tmp_path: Path) -> None:
     puts = len(store.puts)
     again.keep()
     while wait_s := again.send():
-        again.pass_s(wait_s + 0.001)
+        again.pass_s(wait_s + 1)
     assert [key for key, _ in hook.posts] == [
         f"{incident(1).id}.opened",
         f"{incident(1).id}.closed",
@@ -413,7 +569,7 @@ def test_bursts_resets_cuts_and_hangs_end_with_one_object_per_key(
     publish(make_hold(desk.settings), incident())
     desk.keep()
     while wait_s := desk.send():
-        desk.pass_s(wait_s + 0.001)
+        desk.pass_s(wait_s + 1)
     assert lines(told, "recovered") == [f"recovered what=uploads failures={len(faults)}"]
     assert desk.now_ns > (0.5 * (2**5 - 1)) * S
     desk.keep()
@@ -438,8 +594,8 @@ def test_a_black_hole_does_not_delay_the_keeper(tmp_path: Path, scripted: Script
             wait_until(lambda: not hold.waiting(), 5)
             delays.append(time.monotonic() - begun)
         assert server._threads[1:], "nobody has called the deaf server"
-        assert max(delays) < 1.0, delays
-        assert uploader.stop() < 1.5
+        assert max(delays) < CONNECT_S, delays
+        assert uploader.stop() < CONNECT_S, "nobody waits for the network"
     kept = evidence(settings)
     assert set(kept.values()) == {"kept"} and len([k for k in kept if k[1] == "opened"]) == 10
     assert SECRET not in uploader.log
@@ -458,9 +614,9 @@ def test_the_uploader_works_when_rung_and_is_small(tmp_path: Path) -> None:
         maps = Path(f"/proc/{uploader.popen.pid}/maps").read_text()
         assert "_cv2" not in maps and "cv2" not in maps and "_ssl" not in maps
         rss_mib = psutil.Process(uploader.popen.pid).memory_info().rss / 2**20
-        assert rss_mib <= 25, rss_mib
+        assert rss_mib <= 27, rss_mib  # 25 without typing_extensions, which tools for tests bring and msgspec loads
         assert psutil.Process(uploader.popen.pid).num_threads() == 2
-        assert uploader.stop() < 1.0
+        assert uploader.stop() < CONNECT_S
 
 
 def test_what_is_held_when_it_is_stopped_is_kept(tmp_path: Path) -> None:
@@ -470,7 +626,7 @@ def test_what_is_held_when_it_is_stopped_is_kept(tmp_path: Path) -> None:
         wait_until(lambda: evidence_or_nothing(settings) == {} and Path(settings.state_dir, FILE_NAME).exists(), 5)
         for number in range(5):  # nobody rings
             publish(hold, incident(number, f"s{number}"))
-        assert uploader.stop() < 1.0
+        assert uploader.stop() < CONNECT_S
     assert hold.waiting() == [] and len(evidence(settings)) == 5
 
 
@@ -486,6 +642,9 @@ def test_an_idle_uploader_sleeps(tmp_path: Path) -> None:
         uploader.keeper_bell.ring()
         wait_until(lambda: evidence_or_nothing(settings) == {(incident().id, "opened"): "stored"}, 10)
         assert "recovered what='keeping incidents'" in uploader.log
+        wait_until(lambda: not os.listdir(os.path.join(settings.state_dir, "spool")), 10)  # the work ends after the row
+        beaten = uploader.row.heartbeat_ns
+        wait_until(lambda: uploader.row.heartbeat_ns != beaten, 10)
         process, beats = psutil.Process(uploader.popen.pid), set[int]()
 
         def has_beaten() -> bool:
@@ -567,17 +726,25 @@ def test_kills_while_incidents_come_lose_and_double_nothing(tmp_path: Path) -> N
 # -- bad days of the disk --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ten_times_the_bound_stays_within_it_and_keeps_every_row(tmp_path: Path) -> None:
     """Row 49: 24 h offline, compressed."""
     bound = 40 * sum(map(len, OPENED.values()))
     store = FakeStore([Kind.RETRY] * 10**6)
     desk = Desk(make_settings(tmp_path, spool_max_bytes=bound, source=()), store)
     hold = make_hold(desk.settings)
-    biggest = 0
+    keep, sizes = desk.spool.keep, list[int]()
+
+    def keep_and_look(*job: Any) -> str:  # where the spool is biggest
+        folder = keep(*job)
+        sizes.append(sum(map(len, all_files(Path(desk.spool.path)).values())) if len(sizes) % 20 == 0 else 0)
+        return folder
+
+    desk.spool.keep = keep_and_look  # type: ignore[method-assign, assignment]
     for number in range(400):
         publish(hold, incident(number, f"s{number}"))
         desk.keep()
-        biggest = max(biggest, sum(map(len, all_files(Path(desk.spool.path)).values())) if number % 20 == 0 else 0)
+    biggest = max(sizes)
     assert 0 < biggest <= bound
     found = list(evidence(desk.settings).items())
     dropped = [key for key, where in found if where == "dropped:bytes"]
@@ -586,6 +753,93 @@ def test_ten_times_the_bound_stays_within_it_and_keeps_every_row(tmp_path: Path)
     assert min(kept) > max(dropped)  # the oldest went
     assert counters(desk.settings) == {"evidence_dropped_bytes": len(dropped)}
     assert rows(desk.settings, "SELECT COUNT(*) FROM incidents") == [(400,)]
+    desk.close()
+
+
+def test_what_was_given_up_is_not_named_by_what_comes_after_it(tmp_path: Path) -> None:
+    """The closing names the opening's evidence, which gives way before either is stored; then R2 works again."""
+    bound = 2 * sum(map(len, OPENED.values()))
+    store, hook = FakeStore([Kind.PAUSE] * 50), FakeHook([Kind.PAUSE] * 50)
+    desk = Desk(make_settings(tmp_path, spool_max_bytes=bound, source=()), store, hook)
+    hold = make_hold(desk.settings)
+    publish(hold, incident(1))
+    publish(hold, closed(incident(1)), "closed", {"frame_3.jpg": b"recovery", "thumb_3.jpg": b"small"})
+    publish(hold, incident(2, "tv"))
+    desk.settle()
+    assert evidence(desk.settings)[incident(1).id, "opened"] == "dropped:bytes"
+    store.script, hook.script = [], []
+    desk.pass_s(400)
+    desk.settle()
+    (key,) = [key for key in store.objects if incident(1).id in key and key.endswith("incident.json")]
+    told = json.loads(store.objects[key])
+    assert set(told["evidence"]) == {"frame_3.jpg", "thumb_3.jpg"}
+    assert {*told["original_r2_paths"], *told["thumbnail_r2_paths"]} == set(store.objects) - {key} - {
+        other for other in store.objects if incident(2).id in other
+    }
+    assert [body["evidence"].keys() for name, body in hook.posts if incident(1).id in name] == [told["evidence"].keys()]
+    desk.close()
+
+
+def test_what_is_stored_stays_named_when_only_its_notice_is_given_up(tmp_path: Path) -> None:
+    """The opening is uploaded, its notice waits for the webhook and gives way; the closing names all evidence."""
+    small = {"frame_3.jpg": b"recovery", "thumb_3.jpg": b"small"}
+    bound = sum(map(len, OPENED.values())) + 8000  # with its manifest: one opening alone
+    store, hook = FakeStore(), FakeHook([Kind.PAUSE] * 50)
+    desk = Desk(make_settings(tmp_path, spool_max_bytes=bound, source=()), store, hook)
+    hold = make_hold(desk.settings)
+    publish(hold, incident(1))
+    desk.keep()
+    desk.send()  # and the keeper does not know of it yet
+    publish(hold, closed(incident(1)), "closed", small)
+    publish(hold, incident(2, "tv"))
+    hook.script = []
+    desk.pass_s(400)
+    for _ in range(3):
+        desk.settle()
+    assert counters(desk.settings) == {"notices_dropped_bytes": 1}
+    assert {evidence(desk.settings)[incident(1).id, kind] for kind in ("opened", "closed")} == {"stored"}
+    (key,) = [key for key in store.objects if incident(1).id in key and key.endswith("incident.json")]
+    assert set(json.loads(store.objects[key])["evidence"]) == {*OPENED, *small}
+    desk.close()
+
+
+def test_what_the_local_store_gave_up_before_a_kill_is_written_down_after_it(tmp_path: Path) -> None:
+    desk = Desk(make_settings(tmp_path, source=()))
+    hold = make_hold(desk.settings)
+    for number in (1, 2):
+        publish(hold, incident(number, f"s{number}"))
+    desk.settle()
+    desk.close()
+    (gone,) = Path(desk.settings.state_dir, "store").rglob(incident(1).id)
+    (gone / "frame_1.jpg").unlink()
+    again = Desk(desk.settings)
+    again.keep()
+    assert [evidence(desk.settings)[incident(n).id, "opened"] for n in (1, 2)] == ["dropped:lost", "stored"]
+    assert counters(desk.settings) == {"store_dropped_lost": 1}
+    again.close()
+
+
+def test_a_job_that_may_not_be_read_holds_up_nobody(tmp_path: Path) -> None:
+    """Somebody replayed into the service's directory as root."""
+    store = FakeStore()
+    desk = Desk(make_settings(tmp_path, source=()), store)
+    hold = make_hold(desk.settings)
+    for number, source in enumerate(("stb1", "tv")):
+        publish(hold, incident(number, source))
+    desk.keep()
+    first = desk.spool.jobs()[0]
+    plain = Spool.load
+
+    def refuse(spool: Spool, folder: str) -> Job:
+        if folder == first:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return plain(spool, folder)
+
+    desk.spool.load = refuse.__get__(desk.spool)  # type: ignore[method-assign]
+    for _ in range(12):
+        desk.pass_s(400)
+        desk.settle()
+    assert [evidence(desk.settings)[incident(n).id, "opened"] for n in (0, 1)] == ["kept", "stored"]
     desk.close()
 
 
@@ -608,19 +862,26 @@ def test_the_local_store_is_bounded_too(tmp_path: Path) -> None:
 
 def test_age_counts_only_while_somebody_keeps_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = make_settings(tmp_path, spool_max_age_s=3600.0)
-    desk = Desk(settings, FakeStore([Kind.PAUSE] * 9), synchronised=False)
-    publish(make_hold(settings), incident())
+    hold = make_hold(settings)
+    desk = Desk(settings, FakeStore([Kind.PAUSE] * 9))
+    publish(hold, incident(1))
     desk.keep()
+    desk.close()
     later = time.time_ns() + 3 * 3600 * S
     monkeypatch.setattr("pipeline.keeper.time.time_ns", lambda: later)
-    desk.pass_s(3600)
-    desk.keep()
-    assert evidence(settings) == {(incident().id, "opened"): "kept"}
-    desk.close()
-    synchronised = Desk(settings, FakeStore([Kind.PAUSE] * 9))
-    synchronised.keep()
-    assert evidence(settings) == {(incident().id, "opened"): "dropped:age"}
-    synchronised.close()
+    unsynchronised = Desk(settings, FakeStore([Kind.PAUSE] * 9), synchronised=False)
+    publish(hold, incident(2, "stb2"))
+    unsynchronised.keep()
+    assert set(evidence(settings).values()) == {"kept"}
+    unsynchronised.close()
+    again = Desk(settings, FakeStore([Kind.PAUSE] * 9))
+    again.keep()
+    assert evidence(settings) == {(incident(1).id, "opened"): "dropped:age", (incident(2).id, "opened"): "kept"}
+    later += 30 * 86400 * S  # the first step of NTP
+    again.pass_s(3600)
+    again.keep()
+    assert evidence(settings)[incident(2).id, "opened"] == "kept"
+    again.close()
 
 
 @needs("mkfs.ext4", "losetup")
@@ -712,6 +973,7 @@ def test_a_failed_fsync_keeps_the_incident_in_hold_until_it_works(tmp_path: Path
     assert len(files) == len(OPENED) + 1 and all(files.values())
 
 
+@pytest.mark.slow
 @needs("strace", root=False)
 def test_a_slow_disk_slows_the_keeper_alone(tmp_path: Path) -> None:
     """Row 54: holding is as quick as ever, and the incident is kept in the end."""
@@ -805,6 +1067,21 @@ def test_a_damaged_incident_log_is_begun_anew(tmp_path: Path, damage: str, told:
     again.close()
 
 
+@pytest.mark.parametrize("cell", [b"\xff[", b"[1", b"{}", b""], ids=["no text", "cut", "no list", "empty"])
+def test_a_damaged_cell_of_the_log_holds_up_no_incident(desk: Desk, cell: bytes) -> None:
+    hold = make_hold(desk.settings)
+    publish(hold, incident())
+    desk.settle()
+    with closing(sqlite3.connect(Path(desk.settings.state_dir, FILE_NAME), isolation_level=None)) as db:
+        assert db.execute("UPDATE transitions SET files = CAST(? AS TEXT)", (cell,)).rowcount == 1
+    publish(hold, closed(incident()), "closed")
+    publish(hold, incident(2, "stb2"))
+    desk.settle()
+    desk.settle()
+    assert list(evidence(desk.settings).values()) == ["stored"] * 3
+    assert hold.waiting() == [] and "hold_damaged" not in counters(desk.settings)
+
+
 def test_bounds_may_take_a_job_while_it_is_sent(tmp_path: Path) -> None:
     desk = Desk(make_settings(tmp_path), store := FakeStore())
     publish(make_hold(desk.settings), incident())
@@ -826,26 +1103,10 @@ def test_bounds_may_take_a_job_while_it_is_sent(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def receiver() -> Iterator[tuple[str, list[tuple[str, dict[str, str], bytes]], list[int]]]:
+def receiver() -> Iterator[tuple[str, list[Post], list[int]]]:
     """A webhook's URL, what it was sent, and the statuses that it answers with (200 when there are none)."""
-    got: list[tuple[str, dict[str, str], bytes]] = []
-    statuses: list[int] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.append((self.path, dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(statuses.pop(0) if statuses else 200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield f"http://user:secretword@127.0.0.1:{server.server_port}/hook?token=hushhush", got, statuses
-        server.shutdown()
-        thread.join(5)
+    with uploads.receiver() as (port, got, statuses):
+        yield f"http://user:secretword@127.0.0.1:{port}/hook?token=hushhush", got, statuses
 
 
 def test_the_webhook_gets_json_and_an_idempotency_key(receiver: Any) -> None:

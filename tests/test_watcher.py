@@ -80,6 +80,9 @@ class Bench:
         served, numbers = self.ring.lanes[lane], list[int]()
         served.adopt()
         while len(numbers) < at_most and (slot := served.reserve()):
+            if slot.tick:
+                served.complete(None, b"")
+                continue
             if sidecars:
                 (list(self.dirs.values())[lane] / f"capture_{slot.number:0{slot.width}d}.json").touch()
             served.complete(Outcome.JUDGED, b"")
@@ -482,6 +485,21 @@ def test_a_directory_that_was_replaced_is_seen_whatever_its_inode(bench: Bench) 
     bench.publish(1, 2)
     bench.step()
     assert bench.judge() == [1, 2]
+    assert bench.row().rearmed == 1
+
+
+def test_a_successor_arms_and_that_mends_nothing_unless_the_directory_is_another(bench: Bench) -> None:
+    bench.step()
+    for _ in range(2):
+        bench.kill()
+        bench.new_watcher()
+        bench.step()
+        assert bench.state() is SourceState.WATCHING and bench.row().rearmed == 0
+    bench.kill()
+    bench.dir.rename(bench.dir.with_name("away"))  # keeps its inode from the next
+    bench.dir.mkdir()
+    bench.new_watcher()
+    bench.step()
     assert bench.row().rearmed == 1
 
 

@@ -19,6 +19,7 @@ from pipeline import __main__ as program
 from pipeline import detectors, workers
 from pipeline.child import Child, Spec
 from pipeline.commands import run as run_command
+from pipeline.service import Service
 
 GATE = "gate"
 _MARK = b"TOY "
@@ -50,7 +51,7 @@ def run(child: Child) -> int:
         return workers.run(child)
 
 
-class ToyService(run_command.Service):
+class ToyService(Service):
     """The service, its workers replaced by obedient ones."""
 
     def _specs(self, workers: int) -> list[Spec]:

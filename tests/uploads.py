@@ -10,11 +10,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -92,7 +94,8 @@ def publish(hold: Hold, what: Incident, kind: Kind = "opened", files: dict[str, 
     """Hold a transition as a worker does; its directory."""
     before = set(hold.waiting())
     pictures = (OPENED if kind == "opened" else CLOSED) if files is None else files
-    hold.publish(what.id, kind, {}, {**pictures, TRANSITION_FILE: msgspec.json.encode(Transition(kind, what))})
+    content = {**pictures, TRANSITION_FILE: msgspec.json.encode(Transition(kind, what))}
+    hold.publish(what.source, what.id, kind, {}, content)
     return next(iter(set(hold.waiting()) - before))
 
 
@@ -162,6 +165,44 @@ class FakeHook:
         self.posts.append((idempotency_key, json.loads(body)))
 
 
+class Post(NamedTuple):
+    """What a webhook was sent."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@contextlib.contextmanager
+def receiver() -> Iterator[tuple[int, list[Post], list[int]]]:
+    """A webhook: its port on this machine, what it was sent, and what it answers with (200 when there is nothing)."""
+    got: list[Post] = []
+    statuses: list[int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            length = int(self.headers["Content-Length"])
+            with contextlib.suppress(OSError):  # whoever posts may be killed meanwhile
+                body = self.rfile.read(length)
+                if len(body) < length:
+                    return
+                got.append(Post(self.path, dict(self.headers), body))
+                self.send_response(statuses.pop(0) if statuses else 200)
+                self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server.server_port, got, statuses
+        finally:
+            server.shutdown()
+            thread.join(5)
+
+
 class Desk:
     """Keeper and sender in this process, with a clock of their own."""
 
@@ -225,7 +266,7 @@ class UploaderProcess:
         os.write(payload, msgspec.json.encode(handover))
         os.lseek(payload, 0, os.SEEK_SET)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CLOUDFLARE_R2_")}
-        environment |= {"PYTHONPATH": str(ROOT), **(_r2_environment(r2) if r2 else {})}
+        environment |= {"PYTHONPATH": str(ROOT), **(r2_environment(r2) if r2 else {})}
         with self.log_path.open("ab") as log, signals_blocked():
             self.popen = subprocess.Popen(
                 [*wrapper, sys.executable, "-P", "-m", "pipeline.child", str(payload)],
@@ -265,19 +306,22 @@ class UploaderProcess:
         assert self.popen.wait(10) == -signal.SIGKILL
 
 
-def _r2_environment(r2: R2Settings) -> dict[str, str]:
+def r2_environment(r2: R2Settings) -> dict[str, str]:
+    """The environment that configures it."""
     names = {"ENDPOINT": r2.endpoint, "ACCESS_KEY_ID": r2.access_key_id, "BUCKET": r2.bucket}
     names["SECRET_ACCESS_KEY"] = r2.secret_access_key
     return {**{f"CLOUDFLARE_R2_{name}": value for name, value in names.items()}, "AWS_CA_BUNDLE": r2.ca_bundle or ""}
 
 
 @contextlib.contextmanager
-def disk(base: Path, mib: int = 8) -> Iterator[Path]:
-    """A small ext4 disk of its own; its image is `base/disk.img`."""
+def disk(base: Path, mib: int = 8, block_bytes: int = 1024) -> Iterator[Path]:
+    """A small ext4 disk of its own; its image is `base/disk.img`. With blocks smaller than a page of memory, a full one
+    kills (SIGBUS) whoever has SQLite map a new -shm file; those of real disks have 4096 bytes."""
     image = base / "disk.img"
     with image.open("wb") as file:
         file.truncate(mib << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-F", str(image)], check=True, capture_output=True, timeout=20)
+    format_it = ["mkfs.ext4", "-q", "-m", "0", "-b", str(block_bytes), "-F", str(image)]
+    subprocess.run(format_it, check=True, capture_output=True, timeout=20)
     with mounted(base / "disk", "mount", "-o", "loop", str(image), str(base / "disk")) as point:
         yield point
 

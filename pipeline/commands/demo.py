@@ -1,8 +1,9 @@
 """`demo`: the main job on real input in under a minute, and proof that it was done.
 
-FFmpeg makes three sources (a live scene, one that freezes, one that goes black) and publishes them by atomic rename
-into a directory in memory; the whole service runs on them, with durations shorter than the usual; incidents are told as
-they open and close; the summary holds what was found against what was made, and names the evidence.
+`ffmpeg/capture.sh` plays five scenes (a live one, one that freezes, one that goes black, one that loses its signal, one
+that falls silent) and publishes them by atomic rename into a directory in memory; the whole service runs on them, with
+durations shorter than the usual; incidents are told as they open and close; the summary holds what was found against
+what was made, and names the evidence.
 """
 
 from __future__ import annotations
@@ -23,55 +24,51 @@ import msgspec
 from pipeline import console
 from pipeline.child import set_up_logging
 from pipeline.commands import incidents
-from pipeline.commands.run import Service, runtime_lock
+from pipeline.grab import SCRIPT
+from pipeline.instance import sole_instance
 from pipeline.model import MAX_WORKERS, Exit, InputError, Rule, StillwatchError, UnavailableError
 from pipeline.ring import Books
-from pipeline.settings import Settings, Source
+from pipeline.service import Service
+from pipeline.settings import AUDIO_DIR, Settings, Source
 from pipeline.sidecar import Sidecar
 from pipeline.supervisor import Supervisor
 
 EPILOG = """\
-Takes about half a minute. Frames are in memory and go away; the evidence of the two incidents (about 1 MB) stays on
+Takes about half a minute. Frames are in memory and go away; the evidence of the four incidents (about 2 MB) stays on
 disk to be looked at. --keep DIR puts all of it there, frames and sidecars included.
 Exit codes: 0 all faults were found, nothing else was, and the books balance; 1 otherwise; 69 FFmpeg is missing.
 """
 
 FPS = 5
 FRAMES = 90
-FAULT_FIRST, FAULT_LAST = 31, 60  # numbers of the frozen or black frames; FFmpeg counts from 1
-DRAIN_S = 15.0
-RULES = {"black": Rule(3.0, 1.0), "freeze": Rule(4.0, 2.0)}
+FAULT_S = (6, 12)  # from, to
+FAULT = range(FAULT_S[0] * FPS + 1, FAULT_S[1] * FPS + 1)  # numbers of the faulty frames; FFmpeg counts from 1
+STILL = FAULT[3:]  # three predecessors must be alike first
+SILENT = range(FAULT.start + FPS, FAULT.stop + FPS)  # a chunk of sound is heard when its second is over,
+HEARD_WITHIN = FPS  # and by those frames that come after that
+PATIENCE_S = 60.0  # without anything new: FFmpeg may take half of it to begin where a machine is emulated
+SLOW_S = 600.0  # no source is stalled and no frame is passed over: on such a machine all takes its time
+RULES = {rule: Rule(3.0, 1.0) for rule in ("no_signal", "black", "audio_loss")} | {"freeze": Rule(4.0, 2.0)}
 EVIDENCE = sorted(["incident.json", *(f"{kind}_{n}.jpg" for kind in ("frame", "thumb") for n in range(4))])
-_SIZE = "size=1280x720"
 
 
 class Scene(msgspec.Struct, frozen=True):
     """One source of the demo, and the frames in which each condition must be found."""
 
     name: str
-    filters: str
-    black: range
-    freeze: range
+    input: str  # what capture.sh calls it
+    found: dict[str, range] = {}
     incident: str = ""  # the one condition that must become an incident
+    sound: bool = False
 
 
-_NONE = range(0)
+_FIELDS = {"blackscreen": "black", "freeze": "freeze", "no_signal": "no_signal"}
 SCENES = (
-    Scene("live", "null", _NONE, _NONE),
-    Scene(
-        "frozen",
-        f"split[a][b];[a][b]freezeframes=first={FAULT_FIRST - 1}:last={FAULT_LAST - 1}:replace={FAULT_FIRST - 1}",
-        _NONE,
-        range(FAULT_FIRST + 3, FAULT_LAST + 1),  # three predecessors must be alike first
-        "freeze",
-    ),
-    Scene(
-        "dark",
-        f"drawbox=color=black:t=fill:enable='between(n,{FAULT_FIRST - 1},{FAULT_LAST - 1})'",
-        range(FAULT_FIRST, FAULT_LAST + 1),
-        range(FAULT_FIRST + 3, FAULT_LAST + 1),  # a black picture stands still as well
-        "black",  # which explains that
-    ),
+    Scene("live", "live"),
+    Scene("frozen", "freeze", {"freeze": STILL}, "freeze"),
+    Scene("dark", "black", {"black": FAULT, "freeze": STILL}, "black"),  # a black picture stands still as well
+    Scene("unplugged", "bars", {"no_signal": FAULT, "freeze": STILL}, "no_signal"),
+    Scene("mute", "silence", {"audio_loss": SILENT}, "audio_loss", sound=True),
 )
 
 
@@ -84,15 +81,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Play the scenes through the service. Returns 0 only if all was found and the books balance."""
-    ffmpeg = shutil.which("ffmpeg")
-    if not ffmpeg:
+    if not shutil.which("ffmpeg"):
         raise UnavailableError("ffmpeg is not installed; type: sudo apt-get install -y ffmpeg")
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - mkdtemp makes it private
     scratch = Path(arguments.keep or tempfile.mkdtemp(prefix="stillwatch-demo-", dir=memory))
     state = scratch / "state" if arguments.keep else Path(tempfile.mkdtemp(prefix="stillwatch-evidence-"))
     played = False
     try:
-        answer = _play(ffmpeg, scratch, state, arguments.workers)
+        answer = _play(scratch, state, arguments.workers)
         played = True
     finally:
         if not arguments.keep:
@@ -103,48 +99,59 @@ def run(arguments: argparse.Namespace) -> int:
     return answer
 
 
-def _play(ffmpeg: str, scratch: Path, state: Path, workers: int | None) -> int:
+def _play(scratch: Path, state: Path, workers: int | None) -> int:
     for scene in SCENES:
         (scratch / scene.name).mkdir(parents=True, exist_ok=True)
         if any((scratch / scene.name).iterdir()):
             raise InputError(f"{scratch / scene.name}: not empty; name a new directory with --keep")
     settings = Settings(
-        source=tuple(Source(name=scene.name, dir=str(scratch / scene.name), rules=RULES) for scene in SCENES),
+        source=tuple(_source(scene, scratch) for scene in SCENES),
         workers=workers or "auto",
         runtime_dir=str(scratch / "run"),
         state_dir=str(state),
         log_level="ERROR",
         min_free_bytes=0,  # memory is what there is
+        overload_lag_s=SLOW_S,
     )
     set_up_logging("supervisor", settings.log_level)
     console.say(
         f"{len(SCENES)} sources from FFmpeg, {FPS} frames/s, {FRAMES // FPS} s; {settings.worker_count()} worker(s)"
     )
-    with runtime_lock(settings.runtime_dir):
+    with sole_instance(settings):
         service = Service(settings)
         try:
-            told = _publish(service, ffmpeg, scratch, Story(state))
+            told = _publish(service, scratch, Story(state))
             books = [service.ring.lanes[lane].books() for lane in range(len(SCENES))]
         finally:
             service.close()
     return _summary(scratch, state, books, told)
 
 
-def _publish(service: Service, ffmpeg: str, scratch: Path, story: Story) -> Story:
+def _source(scene: Scene, scratch: Path) -> Source:
+    audio_dir = AUDIO_DIR if scene.sound else ""
+    place = str(scratch / scene.name)
+    return Source(name=scene.name, dir=place, audio_dir=audio_dir, rules=RULES, stall_s=SLOW_S)
+
+
+def _publish(service: Service, scratch: Path, story: Story) -> Story:
     """Wait until the service is ready, run one FFmpeg per scene to its end, wait until all is judged and stored."""
     supervisor = service.supervisor
     while not service.board.memory.ready_ns:
         _turn(supervisor)
-    publishers = [_start_ffmpeg(ffmpeg, scene, scratch) for scene in SCENES]
+    publishers = [_start_ffmpeg(scene, scratch) for scene in SCENES]
     lanes = service.ring.lanes[: len(SCENES)]
-    give_up_ns = time.monotonic_ns() + int((FRAMES / FPS + DRAIN_S) * 1e9)
+    give_up_ns, seen = 0, (-1, 0)
     try:
         with console.progress() as bar:
             task = bar.add_task("judging", total=FRAMES * len(SCENES))
-            while time.monotonic_ns() < give_up_ns:
+            while not give_up_ns or time.monotonic_ns() < give_up_ns:
                 _turn(supervisor)
+                _check(publishers, scratch)
                 story.tell(console.say)
-                bar.update(task, completed=sum(lane.last_record().tail for lane in lanes))
+                judged = sum(lane.last_record().tail for lane in lanes)
+                bar.update(task, completed=judged)
+                if (judged, story.turns) != seen:
+                    seen, give_up_ns = (judged, story.turns), time.monotonic_ns() + int(PATIENCE_S * 1e9)
                 playing = any(p.poll() is None for p in publishers) or any(lane.backlog for lane in lanes)
                 if not playing and story.is_over:
                     break
@@ -169,6 +176,11 @@ class Story:
         stored = [i for i in self.incidents if i["closed_at"] and set(i["evidence"].values()) == {"stored"}]
         return len(stored) >= sum(bool(scene.incident) for scene in SCENES)
 
+    @property
+    def turns(self) -> int:
+        """How often something was told."""
+        return len(self._told)
+
     def tell(self, say: Callable[[str], None]) -> None:
         """Say what is new."""
         with contextlib.suppress(InputError):  # no log yet
@@ -177,7 +189,7 @@ class Story:
             for turn in ("opened", "closed") if incident["closed_at"] else ("opened",):
                 if (incident["id"], turn) not in self._told:
                     self._told.add((incident["id"], turn))
-                    say(f"{turn} {incident['condition']:7} {incident['source']:7} {incident['coverage']}")
+                    say(f"{turn} {incident['condition']:10} {incident['source']:9} {incident['coverage']}")
 
 
 def _turn(supervisor: Supervisor) -> None:
@@ -190,24 +202,23 @@ def _turn(supervisor: Supervisor) -> None:
         raise StillwatchError("the service could not start; the log above says why")
 
 
-def _start_ffmpeg(ffmpeg: str, scene: Scene, scratch: Path) -> subprocess.Popen[bytes]:
-    graph = f"testsrc2={_SIZE}:rate={FPS},{scene.filters},realtime"
-    command = [
-        ffmpeg,
-        "-nostdin",
-        "-v",
-        "error",
-        "-f",
-        "lavfi",
-        "-i",
-        graph,
-        "-frames:v",
-        str(FRAMES),
-        "-q:v",
-        "4",
-    ]
-    command += ["-f", "image2", "-atomic_writing", "1", str(scratch / scene.name / "capture_%09d.jpg")]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL)
+def _start_ffmpeg(scene: Scene, scratch: Path) -> subprocess.Popen[bytes]:
+    first, last = FAULT_S
+    graph = f"scene:{scene.input}" + ("" if scene.input == "live" else f":{first}-{last}")
+    command = [SCRIPT, "--profile=lavfi", f"--input={graph}", f"--fps={FPS}", f"--duration={FRAMES // FPS}"]
+    command += [f"--dir={scratch / scene.name}", "--log-level=error", *(["--audio"] if scene.sound else [])]
+    with (scratch / f"{scene.name}.log").open("wb") as log:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+def _check(publishers: list[subprocess.Popen[bytes]], scratch: Path) -> None:
+    """Raises StillwatchError, with its last words, when a capture has failed."""
+    for scene, publisher in zip(SCENES, publishers, strict=True):
+        if publisher.poll():
+            said = (scratch / f"{scene.name}.log").read_text(encoding="utf-8", errors="replace").strip()
+            raise StillwatchError(
+                f"{scene.name}: the capture ended with {publisher.returncode}: {said.splitlines()[-1:]}"
+            )
 
 
 def _summary(scratch: Path, state: Path, books: list[Books], story: Story) -> int:
@@ -242,16 +253,16 @@ def _print_verdicts(scratch: Path, books: list[Books]) -> bool:
     for scene, account in zip(SCENES, books, strict=True):
         sidecars = _sidecars(scratch / scene.name)
         complete = len(sidecars) == FRAMES == account.published
-        for condition, expected in (("black", scene.black), ("freeze", scene.freeze)):
-            key = {"black": "blackscreen", "freeze": "freeze"}[condition]
-            found = [s.sequence for s in sidecars if getattr(s, key)]
-            agrees = found == list(expected)
+        for condition, found in _found(sidecars).items():
+            expected = list(scene.found.get(condition, ()))
+            agrees = _is_about(found, expected) if condition == "audio_loss" else found == expected
             good &= agrees
-            found_rows.append([scene.name, condition, _span(list(expected)), _span(found), "yes" if agrees else "NO"])
+            if found or expected:
+                found_rows.append([scene.name, condition, _span(expected), _span(found), _mark(agrees)])
         good &= complete and account.balanced
         books_rows.append(
             [scene.name, account.published, account.judged, account.invalid, account.skipped, account.vanished,
-             account.in_flight, len(sidecars), "yes" if complete and account.balanced else "NO"]
+             account.in_flight, len(sidecars), _mark(complete and account.balanced)]
         )  # fmt: skip
     console.print_table("verdicts", ["source", "condition", "made in frames", "found in frames", "agrees"], found_rows)
     columns = [
@@ -267,6 +278,22 @@ def _print_verdicts(scratch: Path, books: list[Books]) -> bool:
     ]
     console.print_table("books", columns, books_rows)
     return good
+
+
+def _found(sidecars: list[Sidecar]) -> dict[str, list[int]]:
+    """Per condition the frames in which it was found."""
+    found = {
+        condition: [one.sequence for one in sidecars if getattr(one, field)] for field, condition in _FIELDS.items()
+    }
+    return found | {"audio_loss": [one.sequence for one in sidecars if one.audio is False]}
+
+
+def _is_about(found: list[int], expected: list[int]) -> bool:
+    """Whether a run of frames begins and ends about where it must."""
+    if not found or not expected:
+        return found == expected
+    ends = abs(found[0] - expected[0]), abs(found[-1] - expected[-1])
+    return max(ends) <= HEARD_WITHIN and found == list(range(found[0], found[-1] + 1))
 
 
 def _sidecars(directory: Path) -> list[Sidecar]:

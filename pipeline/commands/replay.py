@@ -5,47 +5,61 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
-from typing import Any
+from contextlib import nullcontext
 
 import msgspec
 
-from pipeline import config, console, detectors, sidecar
-from pipeline.board import SourceRow
-from pipeline.commands.run import make_state_dir
-from pipeline.evidence import Evidence, keys_of
-from pipeline.frames import SUFFIX, FrameNames, read_frame
-from pipeline.hold import HOLD_DIR, Hold
+from pipeline import config, console, detectors, learned, sidecar, timeline, tuning
+from pipeline.child import set_up_logging
 from pipeline.incidentlog import describe_incident
-from pipeline.incidents import Incident, Sighting
-from pipeline.judge import Judge
-from pipeline.listing import Directory, Frame, Listing
-from pipeline.model import Exit, InputError, InvalidFrame, Judgement, describe
+from pipeline.incidents import Incident
+from pipeline.instance import sole_user
+from pipeline.model import ConfigError, Exit, InputError, describe
+from pipeline.recording import NOTED, EvidencePath, Recording, SidecarRecording, name_of, open_any
 from pipeline.settings import Settings, Source
-from pipeline.sidecar import Sidecar
-from pipeline.uploader import EvidenceDesk
+from pipeline.signature import Signature
 
 MIN_FPS, MAX_FPS = 0.001, 1000.0
-
 EPILOG = """\
 examples:
   ./stillwatch replay recordings/stb1                      a table of what was found
   ./stillwatch replay --json recordings/stb1 | jq .freeze  one line per frame (the sidecar's fields), then the incidents
   ./stillwatch replay --state-dir out recordings/*         also log and store the incidents with their evidence
+  ./stillwatch replay --set rules.freeze.raise_s=10 --set black.lit_tiles_pct_max=5 recordings/stb1
+                                                           which incidents would appear and disappear?
+  ./stillwatch replay --plot hour.html recordings/stb1     the same to look at: one file for any browser
+  ./stillwatch replay --no-signal FILE recordings/stb1     would this learned picture call a programme "no signal"?
 
-Exit codes: 0 judged, 66 a directory is missing or holds no frames.
+Exit codes: 0 judged (what the store did not take yet is said, and stays in the spool of --state-dir), 66 a directory is
+missing or holds no frames, 71 incidents could not be written down (a full disk), 78 a setting is wrong.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `replay`."""
-    parser.add_argument("dirs", nargs="+", metavar="DIR", help="a directory of <prefix><digits>.jpg files")
+    what = "a directory of <prefix><digits>.jpg files, or of what is left of them: their sidecars"
+    parser.add_argument("dirs", nargs="+", metavar="DIR", help=what)
     parser.add_argument("--fps", type=_rate, default=5.0, help="frames per second of the recording (default 5)")
     parser.add_argument("--json", action="store_true", help="one line of JSON per frame on standard output")
-    parser.add_argument("--state-dir", metavar="DIR", help="send incidents through hold, spool, log and store there")
-    parser.add_argument("--config", metavar="FILE", help="take the host's name and the bounds from this file")
     parser.add_argument(
-        "--prefix", type=_utf8, default="capture_", help="what frame names begin with (default capture_)"
+        "--state-dir", type=_directory, metavar="DIR", help="send incidents through hold, spool, log and store there"
+    )
+    parser.add_argument(
+        "--no-signal", metavar="FILE", help="a learned no-signal picture (default: the source's in --state-dir)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="try a setting of the source, and tell which incidents that changes; may be given again",
+    )
+    parser.add_argument("--plot", metavar="FILE", help="draw readings, verdicts and incidents into an HTML file")
+    parser.add_argument(
+        "--config", metavar="FILE", help="take settings from this file; a source's are for the DIR of its name"
+    )
+    parser.add_argument(
+        "--prefix", type=console.utf8, default="capture_", help="what frame names begin with (default capture_)"
     )
 
 
@@ -53,44 +67,121 @@ def run(arguments: argparse.Namespace) -> int:
     """Judge every directory; the summary (or the lines) go to standard output."""
     detectors.prepare()
     places = {"state_dir": arguments.state_dir, "runtime_dir": arguments.state_dir} if arguments.state_dir else {}
-    settings = config.load(arguments.config, os.environ, {"source": [], **places})
-    path = EvidencePath(settings) if arguments.state_dir else None
-    recordings = [Recording(d, arguments.prefix, arguments.fps, settings, path) for d in arguments.dirs]
-    with console.progress() as bar:
-        task = bar.add_task("judging", total=sum(len(r.frames) for r in recordings))
-        for recording in recordings:
-            for content in recording.judge():
-                bar.advance(task)
-                if arguments.json:
-                    sys.stdout.write(sidecar.encode(content).decode())
-    if path:
-        path.finish()
+    # What is recorded is past: nobody is told by the webhook.
+    configured = config.load(arguments.config, os.environ, {"webhook_url": "", **places})
+    settings = msgspec.structs.replace(configured, source=())  # none of them is watched
+    sources = [tuning.of_directory(configured, name_of(path), path, arguments.prefix) for path in arguments.dirs]
+    if arguments.set:
+        return _try(arguments, settings, sources)
+    set_up_logging("replay", settings.log_level)
+    with sole_user(settings.state_dir, "state_dir") if arguments.state_dir else nullcontext():
+        path = EvidencePath(settings) if arguments.state_dir else None
+        signature = _signature(arguments)
+        opened = Recording if path else open_any  # without frames there is no evidence to keep
+        draws = bool(arguments.plot)
+        recordings = [opened(s, arguments.fps, settings, path, signature, draws=draws) for s in sources]
+        _judge_all(recordings, arguments.json)
+        kept = path.finish(recordings) if path else True
+    if arguments.plot:
+        _plot(recordings, arguments.plot)
     if arguments.json:
         for recording in recordings:
             for incident in recording.incidents.values():
                 sys.stdout.write(msgspec.json.encode(describe_incident(incident)).decode() + "\n")
     else:
         print_summary(recordings)
+    return Exit.OK if kept else Exit.OS_ERROR
+
+
+def _signature(arguments: argparse.Namespace) -> Signature | None:
+    return learned.read(arguments.no_signal) if arguments.no_signal else None
+
+
+def _try(arguments: argparse.Namespace, settings: Settings, sources: list[Source]) -> int:
+    """Judge every directory twice, as it is set and with --set, and tell what that changes."""
+    if arguments.state_dir:
+        raise ConfigError("--set with --state-dir: a trial is not recorded; leave one of them out")
+    signature = _signature(arguments)
+    before = [open_any(source, arguments.fps, settings, None, signature) for source in sources]
+    if any(isinstance(recording, SidecarRecording) for recording in before):
+        _check_rules_only(arguments.set)
+    changed = [tuning.changed(source, arguments.set) for source in sources]
+    after = [open_any(s, arguments.fps, settings, None, signature, draws=bool(arguments.plot)) for s in changed]
+    _judge_all([*before, *after], arguments.json, after)
+    if arguments.plot:
+        _plot(after, arguments.plot)
+    entries = [
+        entry
+        for old, new in zip(before, after, strict=True)
+        for entry in tuning.compare(old.incidents.values(), new.incidents.values())
+    ]
+    if arguments.json:
+        for change, incident, _ in entries:
+            line = {**describe_incident(incident), "change": change}
+            sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
+    else:
+        print_summary(after, incidents=False)
+        _print_changes(entries)
     return Exit.OK
 
 
-def print_summary(recordings: list[Recording]) -> None:
+def _check_rules_only(assignments: list[str]) -> None:
+    """Sidecars alone have verdicts, not pictures."""
+    for assignment in assignments:
+        if not assignment.startswith("rules."):
+            raise InputError(f"--set {assignment}: needs the frames, and only sidecars are left; try rules.*")
+
+
+def _print_changes(entries: list[tuple[tuning.Change, Incident, Incident | None]]) -> None:
+    columns = ["source", "condition", "with --set", "from frame", "seconds", "seconds before", "id"]
+    rows: list[list[object]] = []
+    for change, incident, earlier in entries:
+        now = "-" if change == "disappears" else f"{incident.duration_s:.1f}"
+        was = "-" if earlier is None else f"{earlier.duration_s:.1f}"
+        rows.append([incident.source, incident.condition, change, incident.onset.number, now, was, incident.id])
+    if rows:
+        console.print_table("incidents", columns, rows)
+    else:
+        console.say("no incidents, neither as it is set nor with --set")
+
+
+def _judge_all(recordings: list[Recording], tell: bool, told: list[Recording] | None = None) -> None:
+    """Judge them in order under a progress bar; `tell` writes each frame's sidecar to standard output, if not of all
+    then of those that are to be `told`."""
+    with console.progress() as bar:
+        task = bar.add_task("judging", total=sum(len(r.frames) for r in recordings))
+        for recording in recordings:
+            for content in recording.judge():
+                bar.advance(task)
+                if tell and (told is None or recording in told):
+                    sys.stdout.write(sidecar.encode(content).decode())
+
+
+def _plot(recordings: list[Recording], file: str) -> None:
+    """Draw the recordings into one HTML file."""
+    parts = [(r.timeline, list(r.incidents.values()), r.thumbnails()) for r in recordings]
+    page = timeline.render(parts, f"Stillwatch: {', '.join(r.source.name for r in recordings)}")
+    try:
+        with open(file, "w", encoding="utf-8") as stream:
+            stream.write(page)
+    except OSError as error:
+        raise InputError(f"{file}: {describe(error)}; name a file that can be written with --plot") from error
+
+
+def print_summary(recordings: list[Recording], *, incidents: bool = True) -> None:
     """What the directories hold, where each condition held, and the incidents."""
     console.print_table(
         "frames",
-        ["source", "frames", "judged", "invalid", "gone", "black", "freeze"],
-        [
-            [r.source.name, len(r.frames), r.judged, r.invalid, r.gone, r.count("black"), r.count("freeze")]
-            for r in recordings
-        ],
+        ["source", "frames", "judged", "invalid", "gone", *NOTED],
+        [[r.source.name, len(r.frames), r.judged, r.invalid, r.gone, *map(r.count, NOTED)] for r in recordings],
     )
     rows = [[r.source.name, *span.row(r.fps)] for r in recordings for span in r.spans]
     if rows:
         console.print_table("conditions", ["source", "condition", "first", "last", "frames", "seconds"], rows)
-    incidents = [incident for recording in recordings for incident in recording.incidents.values()]
-    if incidents:
+    found = [incident for recording in recordings for incident in recording.incidents.values()]
+    if incidents and found:
         columns = ["source", "condition", "state", "from frame", "seconds", "frames", "id"]
-        console.print_table("incidents", columns, [_incident_row(incident) for incident in incidents])
+        console.print_table("incidents", columns, [_incident_row(incident) for incident in found])
 
 
 def _incident_row(incident: Incident) -> list[object]:
@@ -107,139 +198,6 @@ def _incident_row(incident: Incident) -> list[object]:
     ]
 
 
-class EvidencePath:
-    """Hold, keeper and sender in this process: a recorded hour goes through the whole evidence path at speed."""
-
-    def __init__(self, settings: Settings) -> None:
-        make_state_dir(settings.state_dir)
-        self.hold = Hold(os.path.join(settings.runtime_dir, HOLD_DIR), settings.hold_max_bytes)
-        self.hold.prepare()
-        self._desk = EvidenceDesk(settings, os.environ)
-
-    def drain(self) -> None:
-        """Move what is held on to spool, log and store."""
-        self._desk.drain()
-
-    def finish(self) -> None:
-        """Wait until all is stored; what cannot be stays in the spool."""
-        self._desk.drain()
-        self._desk.close()
-
-
-class Span:
-    """A run of frames for which a condition held without a break."""
-
-    def __init__(self, condition: str, first: int) -> None:
-        self.condition, self.first, self.last, self.frames = condition, first, first, 0
-
-    def row(self, fps: float) -> list[object]:
-        return [
-            self.condition,
-            self.first,
-            self.last,
-            self.frames,
-            f"{(self.last - self.first + 1) / fps:.1f}",
-        ]
-
-
-class Recording:
-    """One recorded directory and what was found in it."""
-
-    def __init__(
-        self, path: str, prefix: str, fps: float, settings: Settings, evidence_path: EvidencePath | None = None
-    ) -> None:
-        name = os.fsencode(os.path.basename(os.path.abspath(path))).decode("utf-8", "backslashreplace") or "root"
-        self.source = Source(name=name, dir=path, prefix=prefix)
-        self.fps = fps
-        self._names = FrameNames(prefix)
-        try:
-            self.frames: list[Frame] = Listing(Directory(path, self._names)).frames
-        except OSError as error:
-            raise InputError(
-                f"{path}: {describe(error)}; name a directory of {prefix}<digits>{SUFFIX} files"
-            ) from error
-        if not self.frames:
-            raise InputError(f"{path}: no {prefix}<digits>{SUFFIX} in it; name another directory or --prefix")
-        self.judged = self.invalid = self.gone = 0
-        self.incidents: dict[str, Incident] = {}  # by id, as of the last transition
-        self._host = settings.host_name()
-        self._path = evidence_path
-        self._evidence = Evidence(evidence_path.hold, self.source, SourceRow(), lambda: None) if evidence_path else None
-        self.spans: list[Span] = []
-        self._open: dict[str, Span] = {}
-        self._start: tuple[int, int] | None = None
-
-    def count(self, condition: str) -> int:
-        """Frames for which a condition held."""
-        return sum(span.frames for span in self.spans if span.condition == condition)
-
-    def judge(self) -> Iterator[Sidecar]:
-        """The sidecar of every frame, in order. Frames that go meanwhile are counted and left out."""
-        cells = [memoryview(bytearray(detectors.PICTURE_BYTES)) for _ in range(detectors.CELLS)]
-        judge = Judge(self.source, cells, host=self._host)
-        for number, width in self.frames:
-            stem = self._names.stem(number, width)
-            try:
-                yield self._judge_frame(judge, number, stem)
-            except FileNotFoundError:
-                self.gone += 1
-            except OSError as error:
-                raise InputError(f"{self.source.dir}/{stem}{SUFFIX}: {describe(error)}; make it readable") from error
-
-    def _judge_frame(self, judge: Judge, number: int, stem: str) -> Sidecar:
-        data, judgement = b"", None
-        try:
-            data, identity = read_frame(f"{self.source.dir}/{stem}{SUFFIX}")
-            order = judge.observe(number, identity)
-            judgement = judge.judge(data, stem, order)
-            fields = sidecar.verdict_fields(judgement)
-            self.judged += 1
-        except InvalidFrame as error:
-            identity = error.identity or identity
-            fields = {"error": str(error)}
-            self.invalid += 1
-        time_ns = self._time_ns(number, identity.mtime_ns)
-        fields |= self._follow(judge, Sighting(time_ns, time_ns, number, stem, identity), judgement, data)
-        self._note(number, fields)
-        return sidecar.build(self.source.name, stem, number, identity, time_ns=time_ns, **fields)
-
-    def _follow(self, judge: Judge, frame: Sighting, judgement: Judgement | None, data: bytes) -> dict[str, Any]:
-        """Show the frame to the tracker; what the sidecar says of incidents."""
-        transitions = judge.track(frame, judgement)
-        for transition in transitions:
-            if transition.kind in ("opened", "closed"):
-                self.incidents[transition.incident.id] = transition.incident
-        if transitions and self._evidence and self._path:
-            self._evidence.act(transitions, frame.name, data)
-            self._path.drain()
-        opened = [transition.incident for transition in transitions if transition.kind == "opened"]
-        return {
-            "conditions": judge.tracker.phases(),
-            "incident_ids": judge.tracker.open_ids(),
-            "r2_images": keys_of(opened[0]) if opened else None,
-        }
-
-    def _time_ns(self, number: int, mtime_ns: int) -> int:
-        """Frame time by number: the first frame's file time, and then 1/fps per number."""
-        if self._start is None:
-            self._start = number, mtime_ns
-        first, begun_ns = self._start
-        return begun_ns + int((number - first) * 1e9 / self.fps)
-
-    def _note(self, number: int, fields: dict[str, Any]) -> None:
-        """Extend or end the spans. Unknown neither extends nor ends one."""
-        for condition, key in (("black", "blackscreen"), ("freeze", "freeze")):
-            verdict = fields.get(key)
-            if verdict:
-                if condition not in self._open:
-                    self._open[condition] = Span(condition, number)
-                    self.spans.append(self._open[condition])
-                self._open[condition].last = number
-                self._open[condition].frames += 1
-            elif verdict is False:
-                self._open.pop(condition, None)
-
-
 def _rate(text: str) -> float:
     value = float(text)
     if not MIN_FPS <= value <= MAX_FPS:
@@ -247,9 +205,7 @@ def _rate(text: str) -> float:
     return value
 
 
-def _utf8(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise argparse.ArgumentTypeError("must be valid UTF-8") from error
+def _directory(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; name a directory")
     return text

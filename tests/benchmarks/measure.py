@@ -7,68 +7,31 @@ Nothing here is asserted: machines differ and are noisy. Comparisons are paired:
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import random
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-import simplejpeg
-from inotify_simple import INotify, flags
-
-from pipeline.board import Board
-from tests.support import ROOT, Rig, make_frame, publish, sidecars, wait_until
+from tests.benchmarks.tools import (
+    Latencies,
+    cpu_ns,
+    main,
+    memory_dir,
+    pss_mb,
+    publish_linked,
+    say,
+    spread,
+    tree_cpu_ns,
+    voluntary_switches,
+)
+from tests.support import Rig, wait_until
 
 FRAME_COUNT = 60
 PACED_FPS = 20.0
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-# -- measuring a process tree ---------------------------------------------------------------------------------------
-
-
-def cpu_ns(pid: int) -> int:
-    """CPU time of a process and its threads so far, in nanoseconds (ticks would be 10 ms)."""
-    tasks = f"/proc/{pid}/task"
-    return sum(int(Path(tasks, task, "schedstat").read_text().split()[0]) for task in os.listdir(tasks))
-
-
-def voluntary_switches(pid: int) -> int:
-    """Times a process and its threads went to sleep by themselves."""
-    total = 0
-    for task in os.listdir(f"/proc/{pid}/task"):
-        status = Path(f"/proc/{pid}/task/{task}/status").read_text()
-        total += int(status.split("voluntary_ctxt_switches:")[1].split()[0])
-    return total
-
-
-def pss_mb(pid: int) -> float:
-    """Proportional memory of a process in MB."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return int(rollup.split("Pss:")[1].split()[0]) / 1024
-
-
-def tree_cpu_ns(service: Rig) -> int:
-    return sum(cpu_ns(process.pid) for process in service.tree())
-
-
-def percentile(values: list[float], pct: float) -> float:
-    """The value below which `pct` percent of `values` lie."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * pct / 100))]
 
 
 # -- frames ---------------------------------------------------------------------------------------------------------
@@ -81,25 +44,8 @@ def make_frames(target: Path) -> list[bytes]:
     subprocess.run([*command, "-pix_fmt", "yuvj422p", str(target / "frame_%03d.jpg")], check=True)
     frames = [path.read_bytes() for path in sorted(target.glob("frame_*.jpg"))]
     sizes = [len(frame) for frame in frames]
-    _say(f"frames: 1280x720 4:2:2, {min(sizes) // 1000}-{max(sizes) // 1000} KB")
+    say(f"frames: 1280x720 4:2:2, {min(sizes) // 1000}-{max(sizes) // 1000} KB")
     return frames
-
-
-def publish_linked(source: Path, directory: Path, number: int) -> None:
-    """Publish a ready file by link and rename: the publisher itself costs next to nothing."""
-    temporary = directory / "next.tmp"
-    os.link(source, temporary)
-    os.rename(temporary, directory / f"capture_{number:09d}.jpg")
-
-
-@contextmanager
-def memory_dir() -> Iterator[Path]:
-    """A scratch directory in memory."""
-    path = Path(tempfile.mkdtemp(prefix="stillwatch-measure-", dir="/dev/shm"))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path)
 
 
 # -- the measurements -----------------------------------------------------------------------------------------------
@@ -109,10 +55,7 @@ def latency(seconds: float) -> dict[str, object]:
     """Rename to sidecar with four real FFmpegs, 1280x720 at 5 frames/s, seen by a third party through inotify."""
     names = ("a", "b", "c", "d")
     with memory_dir() as base, Rig(base, sources=names) as service:
-        observer = INotify(nonblocking=True)
-        for directory in service.dirs.values():
-            observer.add_watch(str(directory), flags.MOVED_TO | flags.CREATE)
-        wds = {wd: name for wd, name in enumerate(names, 1)}
+        latencies = Latencies(service.dirs.values())
         source = ["-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=5,realtime", "-t", str(seconds)]
         target = ["-q:v", "4", "-f", "image2", "-atomic_writing", "1"]
         publishers = [
@@ -121,18 +64,9 @@ def latency(seconds: float) -> dict[str, object]:
             )
             for directory in service.dirs.values()
         ]
-        renamed: dict[tuple[str, str], int] = {}
-        took_ms: list[float] = []
-        while any(p.poll() is None for p in publishers) or len(took_ms) < len(renamed):
-            events = observer.read(timeout=500)
-            now_ns = time.monotonic_ns()
-            for wd, mask, _, name in events:
-                key = (wds[wd], name.rpartition(".")[0])
-                if mask & flags.MOVED_TO and name.endswith(".jpg"):
-                    renamed[key] = now_ns
-                elif mask & flags.CREATE and name.endswith(".json"):
-                    took_ms.append((now_ns - renamed[key]) / 1e6)
-        observer.close()
+        while any(p.poll() is None for p in publishers) or latencies.waiting:
+            latencies.watch(0.5)
+        latencies.close()
         frames = sum(1 for d in service.dirs.values() for p in d.iterdir() if p.suffix == ".jpg")
         cars = sum(1 for d in service.dirs.values() for p in d.iterdir() if p.suffix == ".json")
         books = service.books()
@@ -142,9 +76,7 @@ def latency(seconds: float) -> dict[str, object]:
         "sidecars": cars,
         "judged": sum(account["judged"] for account in books.values()),
         "books": "balanced",
-        "median_ms": round(statistics.median(took_ms), 2),
-        "p99_ms": round(percentile(took_ms, 99), 2),
-        "max_ms": round(max(took_ms), 2),
+        **spread(latencies.take()),
     }
 
 
@@ -287,75 +219,14 @@ def memory(_seconds: float) -> dict[str, object]:
     return {**found, "all": round(sum(found.values()), 1)}
 
 
-def worker_kills(_seconds: float) -> dict[str, object]:
-    """400 SIGKILLs of random workers while 20,000 small frames pass, one after every 50 sidecars."""
-    return _storm("worker", kills=400, frames=20_000, sources=4)
-
-
-def watcher_kills(_seconds: float) -> dict[str, object]:
-    """60 SIGKILLs of the watcher while 3,000 small frames pass, one after every 50 sidecars."""
-    return _storm("watcher", kills=60, frames=3_000, sources=2)
-
-
-def _storm(role: str, kills: int, frames: int, sources: int) -> dict[str, object]:
-    """Kill children of a role while frames pass; what was lost, doubled or spoilt."""
-    names = tuple("abcdefgh"[:sources])
-    seed = random.randrange(2**32)
-    chance = random.Random(seed)
-    data = [make_frame(n) for n in range(20)]
-    with memory_dir() as base, Rig(base, "--workers=2", sources=names) as service:
-        observer = INotify(nonblocking=True)
-        for directory in service.dirs.values():
-            observer.add_watch(str(directory), flags.CREATE)
-        published = done = killed = 0
-        while done < frames:
-            allowed = frames if killed == kills else (killed + 1) * frames // kills  # the rest waits for its kill
-            while published < allowed:
-                name = names[published % sources]
-                publish(service.dirs[name], published // sources, data[published % len(data)])
-                published += 1
-            done += sum(event.name.endswith(".json") for event in observer.read(timeout=20))
-            victims = service.children(role) if killed < kills and done >= killed * frames // kills else []
-            if victims:
-                chance.choice(victims).kill()
-                killed += 1
-        observer.close()
-        found = {name: sidecars(directory) for name, directory in service.dirs.items()}
-        troubles = {key: _total(service, key) for key in ("duplicates", "stale_sidecars")}
-        accounts = service.books().values()
-    outcomes = {key: sum(account[key] for account in accounts) for key in ("judged", "invalid", "skipped", "vanished")}
-    lost = frames - sum(map(len, found.values()))
-    return {"seed": seed, "kills": killed, "frames": frames, "lost": lost, **outcomes, **troubles, "books": "balanced"}
-
-
-def _total(service: Rig, counter: str) -> int:
-    rows = Board.open(str(service.base / "run")).sources
-    return sum(getattr(row, counter) for row in rows)
-
-
 MEASUREMENTS = {
     "latency": latency,
     "startup": startup,
     "idle": idle,
     "cpu": cpu,
     "memory": memory,
-    "worker-kills": worker_kills,
-    "watcher-kills": watcher_kills,
 }
 
 
-def main() -> None:
-    """Run the named measurements and print each as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", choices=MEASUREMENTS, metavar="WHAT", help=", ".join(MEASUREMENTS))
-    parser.add_argument("--seconds", type=float, default=60.0, help="length, where there is one (default 60)")
-    arguments = parser.parse_args()
-    python = sys.version.split()[0]
-    _say(f"{os.cpu_count()} cores, Python {python}, simplejpeg {simplejpeg.__version__}, {ROOT.name}")
-    _say(f"load before: {psutil.getloadavg()[0]:.2f}")
-    for what in arguments.what:
-        _say(f"{what}: {json.dumps(MEASUREMENTS[what](arguments.seconds))}")
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, MEASUREMENTS)

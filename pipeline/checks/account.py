@@ -1,0 +1,59 @@
+"""Whose rights count: those of the user that the service runs as, asked of the kernel."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from dataclasses import dataclass
+
+from pipeline.checks import programs
+
+_TESTS = {os.R_OK: "-r", os.W_OK: "-w", os.X_OK: "-x"}
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user with all its groups."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+    @property
+    def is_me(self) -> bool:
+        """Whether this process has it."""
+        return self.uid == os.geteuid()
+
+    def may(self, path: str, mode: int = os.R_OK | os.W_OK | os.X_OK) -> bool | None:
+        """Whether it has these rights, access control lists and read-only mounts included; None where only root could
+        find that out."""
+        if self.is_me:
+            return os.access(path, mode, effective_ids=True)
+        if os.geteuid() != 0:
+            return None
+        words = [word for bit, test in _TESTS.items() if mode & bit for word in ("-a", test, path)][1:]
+        try:
+            answer = programs.ask(["test", *words], user=self.uid, group=self.gid, groups=self.groups)
+        except (OSError, programs.NoAnswer):
+            return None
+        return answer.code == 0
+
+
+def mine() -> Account:
+    """This process's own."""
+    uid = os.geteuid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = str(uid)
+    return Account(name, uid, os.getegid(), tuple(os.getgroups()))
+
+
+def named(name: str) -> Account | None:
+    """A user of this machine; None if there is none."""
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        return None
+    return Account(name, entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(name, entry.pw_gid)))

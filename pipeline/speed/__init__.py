@@ -1,0 +1,1 @@
+"""What `bench` measures: a module for each question, over a stage they share. Nothing that watches loads it."""

@@ -1,0 +1,235 @@
+"""What the soak shows a service and does to it: sources that follow a script, kills, and faults by a seed.
+
+Whoever publishes here deletes nothing but by a fault: the frames are given to the service to delete, so that its
+capture child runs as well. Every fault is counted when it has happened, not when it was meant to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import heapq
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import psutil
+
+from pipeline.board import Board, ChildRow
+from pipeline.model import State
+from tests.live import stopped
+from tests.machine import filled
+from tests.support import frame_name, make_frame, plain_frame, publish
+
+FPS = 5.0
+GOOD_S, FAULT_S = (6.0, 10.0), (6.0, 9.0)  # how long a scene lasts, from-to
+RAISE_S, CLEAR_S = 2.0, 1.0
+BLACK_LEVEL = 16
+GOOD_PICTURES, STILL_PICTURES = 50, 40
+BURST = 100  # frames at once
+STRIKES_S = (3.0, 50.0)  # of a minute: what lasts is over before its end, when the books are looked at
+STOPPED_S, FULL_S = (0.5, 2.5), 1.0
+DECK = {"damaged": 4, "vanished": 4, "burst": 2, "numbering restart": 1, "process stopped": 2, "memory full": 1}
+"""Faults of one minute, at random moments of it and on random sources."""
+
+VICTIMS = ("watcher", "worker/0", "uploader", "capture")
+"""Killed once a minute. The second worker is not: a leak of few bytes per frame shows in a long life only."""
+
+
+@dataclass
+class Scene:
+    """What a source shows for a while. `condition` is empty where all is well."""
+
+    condition: str
+    picture: bytes  # of every frame of a black or frozen scene
+    begun_ns: int  # wall clock, as file times
+    ended_ns: int = 0
+    disturbed: bool = False  # a fault may have taken evidence of it
+
+
+class Reel:
+    """One source: publishes frame after frame, good and bad scenes in turn, and notes what is done to it."""
+
+    def __init__(self, name: str, directory: Path, chance: random.Random) -> None:
+        self.name, self.dir = name, directory
+        self.scenes: list[Scene] = []
+        self.due = 0.0  # monotonic: the next frame
+        self.published = self.unlinked = self.refused = 0
+        self.number = 0
+        self.damage: bytes | None = None  # in place of the next frame
+        self.vanishes = False  # the next frame goes before it can be read
+        self.ending = False  # no new fault scene begins
+        self._shown, self._turns_at, self._chance = 0, 0.0, chance
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing of a fault scene can still be going on."""
+        scene = self.scenes[-1]
+        return self.ending and not scene.condition and time.time_ns() - scene.begun_ns > (CLEAR_S + 2) * 1e9
+
+    def publish(self) -> None:
+        """The next frame, as FFmpeg would; without space there is none."""
+        if time.monotonic() >= self._turns_at and not (self.ending and self.scenes and not self.scenes[-1].condition):
+            self._turn()
+        self._shown += 1
+        data = self.damage or self.scenes[-1].picture or make_frame(self._shown % GOOD_PICTURES)
+        if self.damage is not None:
+            data, self.damage = self.damage, None
+        try:
+            path = publish(self.dir, self.number + 1, data)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            self.refused += 1
+            (self.dir / f"{frame_name(self.number + 1)}.tmp").unlink(missing_ok=True)
+            return
+        self.number += 1
+        self.published += 1
+        if self.vanishes:
+            path.unlink(missing_ok=True)
+            self.unlinked, self.vanishes = self.unlinked + 1, False
+            self.disturb()
+
+    def disturb(self) -> None:
+        """Evidence of what is going on, or has just ended, may be missing."""
+        for scene in self.scenes[-2:]:
+            scene.disturbed = True
+
+    def _turn(self) -> None:
+        """Begin the next scene."""
+        now_ns = time.time_ns()
+        condition, picture = "", b""
+        if self.scenes:
+            self.scenes[-1].ended_ns = now_ns
+            if not self.scenes[-1].condition:
+                condition = self._chance.choice(("black", "freeze"))
+                still = GOOD_PICTURES + len(self.scenes) % STILL_PICTURES
+                picture = plain_frame(BLACK_LEVEL) if condition == "black" else make_frame(still)
+        self.scenes.append(Scene(condition, picture, now_ns))
+        self._turns_at = time.monotonic() + self._chance.uniform(*(FAULT_S if condition else GOOD_S))
+
+
+class Trouble:
+    """Everything that is done to a service: one minute's kills and faults are dealt at its beginning."""
+
+    def __init__(
+        self, board: Board, supervisor: int, reels: list[Reel], chance: random.Random, memory: Path | None
+    ) -> None:
+        """`memory`: the file system of frames and hold, if it is ours to fill."""
+        self.rows: dict[str, ChildRow] = {row.name.decode(): row for row in board.children}
+        self.kills, self.done = Counter[str](), Counter[str]()
+        self.killed: dict[str, int] = {}  # the pid that was killed last
+        self._supervisor, self._reels, self._chance, self._memory = supervisor, reels, chance, memory
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+        self._lasting = contextlib.ExitStack()
+
+    @property
+    def due(self) -> float:
+        """When something is to happen next, monotonic."""
+        return self._heap[0][0] if self._heap else float("inf")
+
+    def deal(self, begin: float) -> None:
+        """Plan a minute that begins then."""
+        faults: dict[str, Callable[[], None]] = {
+            "damaged": self._damage,
+            "vanished": self._take_away,
+            "burst": self._burst,
+            "numbering restart": self._restart_numbers,
+            "process stopped": self._stop,
+        }
+        if self._memory:
+            faults["memory full"] = self._fill
+        actions = [faults[name] for name in faults for _ in range(DECK[name])]
+        actions += [partial(self._kill, name) for name in VICTIMS]
+        for action in actions:
+            self._at(begin + self._chance.uniform(*STRIKES_S), action)
+
+    def strike(self) -> None:
+        """Do what is due."""
+        heapq.heappop(self._heap)[2]()
+
+    def close(self) -> None:
+        """End whatever lasts."""
+        self._lasting.close()
+
+    def whole(self) -> bool:
+        """Whether every child runs, and none that was killed."""
+        return all(
+            row.state == State.RUNNING and row.pid not in (0, self.killed.get(name)) for name, row in self.rows.items()
+        )
+
+    def _at(self, due: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._heap, (due, next(self._order), action))
+
+    def _kill(self, name: str) -> None:
+        row = self.rows[name]
+        pid = int(row.pid)
+        if row.state != State.RUNNING or pid in (0, self.killed.get(name)):
+            self._at(time.monotonic() + 0.2, partial(self._kill, name))
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            self.kills[name] += 1
+            self.killed[name] = pid
+
+    def _damage(self) -> None:
+        whole = make_frame(0)
+        self._chance.choice(self._reels).damage = self._chance.choice(
+            (b"<html>no picture</html>", whole[: self._chance.randrange(3, len(whole) - 2)], b"\x89PNG\r\n\x1a\n")
+        )
+        self.done["damaged"] += 1
+
+    def _take_away(self) -> None:
+        self._chance.choice(self._reels).vanishes = True
+        self.done["vanished"] += 1
+
+    def _burst(self) -> None:
+        reel = self._chance.choice(self._reels)
+        for _ in range(BURST):
+            reel.publish()
+        self.done["burst"] += 1
+
+    def _restart_numbers(self) -> None:
+        self._chance.choice(self._reels).number = 0
+        self.done["numbering restart"] += 1
+
+    def _stop(self) -> None:
+        name = self._chance.choice((*self.rows, "supervisor"))
+        pid = self._supervisor if name == "supervisor" else int(self.rows[name].pid)
+        pause = contextlib.ExitStack()
+        try:
+            if pid:
+                pause.enter_context(stopped(pid))
+        except (psutil.Error, OSError, AssertionError):
+            pid = 0
+        if not pid:  # it has just been killed
+            self._at(time.monotonic() + 0.2, self._stop)
+            return
+        self._lasting.push(pause)
+        self.done["process stopped"] += 1
+        self._at(time.monotonic() + self._chance.uniform(*STOPPED_S), pause.close)
+
+    def _fill(self) -> None:
+        assert self._memory
+        full = contextlib.ExitStack()
+        full.enter_context(filled(self._memory))
+        self._lasting.push(full)
+        self.done["memory full"] += 1
+        self._disturb_all()
+        self._at(time.monotonic() + FULL_S, partial(self._free, full))
+
+    def _free(self, full: contextlib.ExitStack) -> None:
+        full.close()
+        self._disturb_all()
+
+    def _disturb_all(self) -> None:
+        for reel in self._reels:
+            reel.disturb()
