@@ -37,7 +37,7 @@ class Score(NamedTuple):
     right: int = 0  # false as it should be
     unknown: int = 0  # verdicts of None where the truth is known; they are in misses or right as well
     alarms: int = 0  # runs of false positives
-    hours: float = 0.0  # of footage, null truth included
+    hours: float = 0.0  # of footage, null truth included where not all is null
 
     def plus(self, other: Score) -> Score:
         """Both together."""
@@ -92,7 +92,7 @@ def score_frames(verdicts: Verdicts, truth: Sequence[bool | None], fps: float) -
         right=sum(verdict is not True and not known for verdict, known in pairs),
         unknown=sum(verdict is None for verdict, _ in pairs),
         alarms=_runs(verdict is True and not known for verdict, known in pairs),
-        hours=len(truth) / fps / 3600,
+        hours=len(truth) / fps / 3600 if pairs else 0.0,
     )
 
 

@@ -26,6 +26,7 @@ _OLDEST_OPENCV = (4, 11)
 """imdecode of 4.6 and 4.10 accepts truncated frames and fills in memory of earlier ones: opencv #26488."""
 
 _GREY = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION
+_FULL = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
 _QUARTER = cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_IGNORE_ORIENTATION
 _COLOUR = cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION
 
@@ -58,6 +59,11 @@ def decode(data: bytes) -> Picture:
 def decode_colour(data: bytes) -> Picture:
     """The same in colour: (height, width, 3), blue, green, red. Raises BadPicture."""
     return _imdecode(data, _COLOUR)
+
+
+def decode_full(data: bytes) -> Picture:
+    """The frame itself in grey, (height, width). Raises BadPicture."""
+    return _imdecode(data, _FULL)
 
 
 def thumbnail(data: bytes) -> bytes:

@@ -14,7 +14,7 @@ from functools import partial
 
 import msgspec
 
-from pipeline import detectors
+from pipeline import detectors, macroblocks
 from pipeline.black import Black, BlackMemory
 from pipeline.freeze import Freeze
 from pipeline.history import History, HistoryEntry
@@ -49,7 +49,8 @@ class Order(Enum):
 
 
 STALLED, AUDIO_LOSS = "capture_stalled", "audio_loss"
-OF_PICTURES = ("no_signal", "black", "freeze")
+MACROBLOCKS = "macroblocks"
+_OF_PICTURES = ("no_signal", "black", "freeze")
 
 
 class JudgeState(msgspec.Struct, array_like=True):
@@ -72,6 +73,13 @@ class JudgeState(msgspec.Struct, array_like=True):
     black: BlackMemory = msgspec.field(default_factory=BlackMemory)
     zap: ZapMemory = msgspec.field(default_factory=ZapMemory)
     zaps: int = 0  # channel changes
+    looked_ns: int | None = None  # frame time of the last look for macroblocks
+
+
+def conditions_of(source: Source, *, heard: bool) -> tuple[str, ...]:
+    """The conditions of a source that its frames speak of and that may become incidents; `heard`: it has sound."""
+    of_blocks = (MACROBLOCKS,) if source.macroblocks.incident else ()
+    return (*_OF_PICTURES, *of_blocks, *((AUDIO_LOSS,) if heard else ()))
 
 
 class Judge:
@@ -94,7 +102,7 @@ class Judge:
         self._masks = Masks(source.masks)
         self._black = Black(source.black, self.state.black)
         self._freeze = Freeze(source.freeze, self.state.freeze, static_ok=source.static_ok)
-        self._judged = (*OF_PICTURES, AUDIO_LOSS) if source.audio_path else OF_PICTURES
+        self._judged = conditions_of(source, heard=bool(source.audio_path))
         rules = {condition: source.rule_of(condition) for condition in (STALLED, *self._judged)}
         self.tracker = Tracker(host, source.name, rules, self.state.tracker)
         self._encode = msgspec.msgpack.Encoder().encode
@@ -127,11 +135,14 @@ class Judge:
             colour = partial(detectors.decode_colour, data)
             black = self._black.judge(self._masks.unlit(picture), colour)
             no_signal = self._no_signal.judge(picture, colour)
+            looks = order is not Order.LATE and not black.value and not no_signal.value and self._look_is_due(time_ns)
+            full = detectors.decode_full(data) if looks else None
         except detectors.BadPicture as error:
             raise InvalidFrame(str(error)) from error
         masked = self._masks.unchanging(picture)
         standing, names = self._judge_sequence(masked, stem, order, time_ns)
         zap = None if order is Order.LATE else self._judge_zap(masked, black, time_ns)
+        blocks = macroblocks.find(self._masks.unchanging(full), standing.tile_map) if full is not None else None
         self.state.black_frames += black.value is True
         self.state.freeze_frames += standing.verdict.value is True
         self.state.no_signal_frames += no_signal.value is True
@@ -148,7 +159,22 @@ class Judge:
             no_signal=no_signal,
             sound=sound,
             zap=zap,
+            macroblocks=self._blocks_verdict(blocks),
+            quality_score=blocks.quality if blocks else None,
         )
+
+    def _look_is_due(self, time_ns: int) -> bool:
+        """Whether to look for macroblocks in this frame: a look costs too much for every one."""
+        every_s, last_ns = self._source.macroblocks.every_s, self.state.looked_ns
+        if not every_s or (last_ns is not None and 0 <= time_ns - last_ns < every_s * _NS):
+            return False
+        self.state.looked_ns = time_ns
+        return True
+
+    def _blocks_verdict(self, blocks: macroblocks.Blocks | None) -> Verdict:
+        if blocks is None:
+            return _UNKNOWN
+        return Verdict(blocks.quality < self._source.macroblocks.quality_min, {"macroblocks_pct": blocks.pct})
 
     def _judge_zap(self, picture: detectors.Picture, black: Verdict, time_ns: int) -> Zap | None:
         zap = Zaps(self.state.zap).judge(picture, black, time_ns, self.state.identity.mtime_ns)

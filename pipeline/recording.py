@@ -19,7 +19,7 @@ from pipeline.evidence import Evidence, incident_fields
 from pipeline.frames import SIDECAR_SUFFIX, SUFFIX, FrameNames, read_frame
 from pipeline.hold import HOLD_DIR, Hold
 from pipeline.incidents import Incident, Sighting, Tracker, Transition
-from pipeline.judge import AUDIO_LOSS, OF_PICTURES, Judge
+from pipeline.judge import AUDIO_LOSS, Judge, conditions_of
 from pipeline.listing import Directory, Frame, Listing
 from pipeline.model import PICTURE_BYTES, PICTURE_CELLS, FrameId, InputError, InvalidFrame, Judgement, Verdict, describe
 from pipeline.settings import Settings, Source
@@ -29,7 +29,7 @@ from pipeline.spool import SPOOL_DIR
 from pipeline.timeline import Timeline
 from pipeline.uploader import EvidenceDesk
 
-NOTED = {"black": "blackscreen", "freeze": "freeze", "no_signal": "no_signal"}
+NOTED = {"black": "blackscreen", "freeze": "freeze", "no_signal": "no_signal", "macroblocks": "macroblocks"}
 """Conditions that the summary tells of, and the sidecar's fields of their verdicts."""
 
 
@@ -234,7 +234,8 @@ class SidecarRecording(Recording):
 
     def judge(self) -> Iterator[Sidecar]:
         """See Recording: the sidecars as they would be with the rules of now."""
-        rules = {condition: self.source.rule_of(condition) for condition in (*OF_PICTURES, AUDIO_LOSS)}
+        conditions = conditions_of(self.source, heard=True)
+        rules = {condition: self.source.rule_of(condition) for condition in conditions}
         tracker = Tracker(self._host, self.source.name, rules)
         for number, width in self.frames:
             stem = self._names.stem(number, width)
@@ -245,7 +246,7 @@ class SidecarRecording(Recording):
                 continue
             identity = content.frame_id or FrameId(0, number, 0, 0)
             time_ns = self._time_ns(number, identity.mtime_ns)
-            verdicts = _recorded_verdicts(content) if known else dict.fromkeys(OF_PICTURES, Verdict(None, {}))
+            verdicts = _recorded_verdicts(content) if known else dict.fromkeys(conditions, Verdict(None, {}))
             transitions = tracker.feed(Sighting(time_ns, time_ns, number, stem, identity), verdicts)
             self._remember(transitions)
             content = msgspec.structs.replace(content, **incident_fields(tracker, transitions))
@@ -262,6 +263,7 @@ def _recorded_verdicts(content: Sidecar) -> dict[str, Verdict]:
         "no_signal": content.no_signal,
         "black": content.blackscreen,
         "freeze": content.freeze if fault is None or content.freeze is None else bool(fault),
+        "macroblocks": content.macroblocks,
         AUDIO_LOSS: None if content.audio is None else not content.audio,
     }
     return {condition: Verdict(value, content.readings) for condition, value in values.items()}

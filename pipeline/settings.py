@@ -15,6 +15,7 @@ from pipeline.model import (
     RULES,
     AudioThresholds,
     BlackThresholds,
+    BlockThresholds,
     ConfigError,
     FreezeThresholds,
     NoSignalThresholds,
@@ -99,6 +100,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     black: BlackThresholds = BlackThresholds()
     freeze: FreezeThresholds = FreezeThresholds()
     no_signal: NoSignalThresholds = NoSignalThresholds()
+    macroblocks: BlockThresholds = BlockThresholds()
     audio: AudioThresholds = AudioThresholds()
     static_ok: bool = (
         False  # still screens are normal here: only the stop of a large moving picture is a freeze incident

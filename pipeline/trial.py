@@ -23,7 +23,7 @@ from pipeline.judge import Judge
 from pipeline.listing import Directory, Listing
 from pipeline.model import PICTURE_BYTES, PICTURE_CELLS, FrameId, InputError, InvalidFrame, Judgement, describe
 from pipeline.settings import Source
-from pipeline.truth import CONDITIONS, PREFIX, Truth
+from pipeline.truth import CONDITIONS, PREFIX, SCORED, Truth
 
 STILLWATCH, OLD, UPSTREAM, FFMPEG = "stillwatch", "old", "upstream", "ffmpeg"
 RULES = (STILLWATCH, OLD, UPSTREAM, FFMPEG)
@@ -84,14 +84,23 @@ def _judged(jobs: Sequence[tuple[Path, Truth, tuple[str, ...]]], processes: int)
 def judge_case(case: Path, truth: Truth, rules: Iterable[str] = RULES) -> CaseResult:
     """Let every rule judge one case."""
     frames = read_frames(case, truth)
-    scores: dict[str, dict[str, Score]] = {condition: {} for condition in CONDITIONS}
+    scores: dict[str, dict[str, Score]] = {condition: {} for condition in SCORED}
     incidents: dict[str, dict[str, IncidentScore]] = {condition: {} for condition in CONDITIONS}
     for rule, (verdicts, opened) in _verdicts(frames, truth.fps, rules).items():
         for condition, values in verdicts.items():
-            scores[condition][rule] = accuracy.score_frames(values, truth.known(condition), truth.fps)
-            if opened is not None:
+            scores[condition][rule] = accuracy.score_frames(values, _known(condition, values, truth), truth.fps)
+            if opened is not None and condition in CONDITIONS:
                 incidents[condition][rule] = accuracy.score_incidents(opened, truth, condition)
     return CaseResult(case.name, truth, scores, incidents)
+
+
+def _known(condition: str, verdicts: Verdicts, truth: Truth) -> Sequence[bool | None]:
+    """The truth by which these verdicts are scored. Nobody looks for macroblocks in every frame: the others do not
+    count."""
+    known = truth.known(condition)
+    if condition in CONDITIONS:
+        return known
+    return [value if verdict is not None else None for verdict, value in zip(verdicts, known, strict=True)]
 
 
 def read_frames(case: Path, truth: Truth) -> Frames:
@@ -112,7 +121,7 @@ def stillwatch_verdicts(frames: Frames, fps: float) -> tuple[dict[str, list[bool
     """What the judge of the service says, frame by frame, and the incidents that its tracker opens."""
     cells = [memoryview(bytearray(PICTURE_BYTES)) for _ in range(PICTURE_CELLS)]
     judge, ledger = Judge(Source(name="case", dir="."), cells), Ledger()
-    verdicts: dict[str, list[bool | None]] = {condition: [] for condition in CONDITIONS}
+    verdicts: dict[str, list[bool | None]] = {condition: [] for condition in SCORED}
     for at, (data, _) in enumerate(frames):
         sighting = accuracy.sighting(at, fps)
         order = judge.observe(at, sighting.identity)
@@ -122,7 +131,7 @@ def stillwatch_verdicts(frames: Frames, fps: float) -> tuple[dict[str, list[bool
         except InvalidFrame:
             judge.pass_over()
         ledger.note(judge.track(sighting, judgement), at)
-        for condition in CONDITIONS:
+        for condition in SCORED:
             verdicts[condition].append(getattr(judgement, condition).value if judgement else None)
     return verdicts, ledger.opened()
 
@@ -152,9 +161,11 @@ def incident_totals(results: Iterable[CaseResult], condition: str) -> dict[str, 
     return found
 
 
-def groups(results: Sequence[CaseResult]) -> dict[str, list[CaseResult]]:
-    """By theme, by kind, and all."""
+def groups(results: Sequence[CaseResult], condition: str = "") -> dict[str, list[CaseResult]]:
+    """By theme, by kind, and all; those of which nothing is known of the condition are left out."""
     found: dict[str, list[CaseResult]] = {}
+    if condition:
+        results = [result for result in results if any(value is not None for value in result.truth.known(condition))]
     for result in sorted(results, key=lambda result: (result.truth.kind, result.truth.theme)):
         found.setdefault(f"{result.truth.theme or 'cases'} ({result.truth.kind})", []).append(result)
     for kind in ("plain", "hard"):
@@ -176,13 +187,13 @@ def as_dict(results: Sequence[CaseResult]) -> dict[str, Any]:
             {
                 "name": result.name,
                 **{key: getattr(result.truth, key) for key in ("clip", "split", "kind", "theme", "frames")},
-                "scores": {c: {rule: s.as_dict() for rule, s in result.scores[c].items()} for c in CONDITIONS},
+                "scores": {c: {rule: s.as_dict() for rule, s in result.scores[c].items()} for c in SCORED},
                 "incidents": {c: {rule: s._asdict() for rule, s in result.incidents[c].items()} for c in CONDITIONS},
             }
             for result in results
         ],
         "totals": {
-            name: {c: {rule: s.as_dict() for rule, s in totals(group, c).items()} for c in CONDITIONS}
+            name: {c: {rule: s.as_dict() for rule, s in totals(group, c).items()} for c in SCORED}
             for name, group in groups(results).items()
         },
         "incidents": {c: {rule: s._asdict() for rule, s in incident_totals(results, c).items()} for c in CONDITIONS},
@@ -192,13 +203,14 @@ def as_dict(results: Sequence[CaseResult]) -> dict[str, Any]:
 
 def print_report(results: Sequence[CaseResult], worst_cases: int = 10) -> None:
     """Tables on standard output: frames per theme, incidents, and the worst cases of Stillwatch."""
-    for condition in CONDITIONS:
+    for condition in SCORED:
         best = best_settings(results, condition)
-        shown = {STILLWATCH: STILLWATCH, OLD: OLD, UPSTREAM: UPSTREAM, DEFAULTS[condition]: FFMPEG}
+        shown = {STILLWATCH: STILLWATCH, OLD: OLD, UPSTREAM: UPSTREAM}
         if best:
+            shown[DEFAULTS[condition]] = FFMPEG
             shown[best] = f"best {FFMPEG}" if best not in shown else f"{FFMPEG}, as it comes the best"
         shown = {rule: title for rule, title in shown.items() if rule in totals(results, condition)}
-        rows = [_row(name, group, condition, list(shown)) for name, group in groups(results).items()]
+        rows = [_row(name, group, condition, list(shown)) for name, group in groups(results, condition).items()]
         title = f"{condition}: F1 (precision/recall) and false alarms per hour" + (f"; best is {best}" if best else "")
         console.print_table(title, ["cases", "min", "true", *shown.values()], rows)
         _print_worst(results, condition, worst_cases)

@@ -5,7 +5,8 @@ Owns the format of a labelled directory. Anybody's footage works that is laid ou
     DIR/<case>/capture_000000001.jpg ...   frames; they are taken in the order of their numbers
     DIR/<case>/truth.json                  one Truth as JSON
 
-of which truth.json must have `fps` and one entry per frame, in order, in `freeze` and in `black`:
+of which truth.json must have `fps` and one entry per frame, in order, in `freeze` and in `black` (and may in
+`macroblocks`):
 
     {"fps": 5, "freeze": [false, null, true], "black": [false, false, false]}
 
@@ -28,7 +29,10 @@ FILE = "truth.json"
 PREFIX = "capture_"
 
 CONDITIONS = ("freeze", "black")
-"""What the truth speaks of, each by a field of its name."""
+"""What the truth must speak of, each by a field of its name."""
+
+SCORED = (*CONDITIONS, "macroblocks")
+"""What the truth can speak of."""
 
 Known = tuple[bool | None, ...]
 Split = Literal["tuning", "validation"]
@@ -57,6 +61,7 @@ class Truth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     still: tuple[Span, ...] = ()  # the picture stands by right (menu, slide, card): true in `freeze`, yet no incident
     pause: tuple[Span, ...] = ()  # alike to the three before, between two ticks of a live screen: false in `freeze`
     faults: tuple[Fault, ...] = ()
+    macroblocks: Known = ()  # blocks where there should be a picture; none: nobody has looked, and they do not count
 
     @property
     def frames(self) -> int:
@@ -70,7 +75,8 @@ class Truth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def known(self, condition: str) -> Known:
         """One condition's truth, frame by frame."""
-        return self.freeze if condition == "freeze" else self.black
+        known: Known = getattr(self, condition)
+        return known or (None,) * self.frames
 
     def lenient(self) -> Truth:
         """With null in `freeze` wherever the picture stands by right or between two ticks: what a still screen should
@@ -99,6 +105,8 @@ def read(case: Path) -> Truth:
         raise InputError(f"{path}: {error}; see pipeline/truth.py for the format") from error
     if len(truth.black) != truth.frames:
         raise InputError(f"{path}: {truth.frames} entries in freeze, {len(truth.black)} in black; one each per frame")
+    if truth.macroblocks and len(truth.macroblocks) != truth.frames:
+        raise InputError(f"{path}: {truth.frames} entries in freeze, {len(truth.macroblocks)} in macroblocks")
     spans = [*truth.still, *truth.pause, *((fault.first, fault.last) for fault in truth.faults)]
     if wrong := [span for span in spans if not 0 <= span[0] <= span[1] < truth.frames]:
         raise InputError(f"{path}: {list(wrong[0])} is not within frames 0 to {truth.frames - 1}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pipeline import accuracy, baselines, trial, truth
@@ -33,7 +34,7 @@ T, F, N = True, False, None
 )
 def test_frames_are_counted(verdicts: list[bool | None], known: list[bool | None], expected: Score) -> None:
     score = score_frames(verdicts, known, 5)
-    assert score == expected._replace(hours=len(known) / 5 / 3600)
+    assert score == expected._replace(hours=len(known) / 5 / 3600 if set(known) - {N} else 0)
 
 
 def test_one_verdict_per_frame() -> None:
@@ -156,12 +157,26 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_rule_is_right_on_plain_footage(footage: Path) -> None:
     results = trial.judge_all(footage, truth.cases(footage), processes=1)
-    for condition, rules in results[0].scores.items():
+    for condition in truth.CONDITIONS:
+        rules = results[0].scores[condition]
         for rule in (trial.STILLWATCH, trial.OLD, trial.UPSTREAM, trial.DEFAULTS[condition]):
             assert (rules[rule].f1, rules[rule].alarms) == (1.0, 0), (condition, rule, rules[rule])
     assert results[0].scores["freeze"][trial.OLD].hits == 18
     assert results[0].scores["black"][trial.OLD].hits == 20
     assert results[0].incidents["freeze"][trial.STILLWATCH][:3] == (0, 0, 0)  # 4 s: neither had to be found
+
+
+def test_macroblocks_are_scored_where_somebody_looked_and_knows(footage: Path, tmp_path: Path) -> None:
+    known = truth.read(footage / "one")
+    assert trial.judge_case(footage / "one", known).scores["macroblocks"][trial.STILLWATCH] == Score()
+    looked = msgspec.structs.replace(known, macroblocks=(F,) * 80)
+    score = trial.judge_case(footage / "one", looked, [trial.STILLWATCH]).scores["macroblocks"][trial.STILLWATCH]
+    assert (score.right, score.unknown, score.hours) == (3, 0, 80 / 5 / 3600)  # 16 s less 4 of black, each 5 s
+    truth.write(tmp_path, looked)
+    assert truth.read(tmp_path) == looked
+    truth.write(tmp_path, msgspec.structs.replace(known, macroblocks=(F,) * 79))
+    with pytest.raises(InputError, match="79 in macroblocks"):
+        truth.read(tmp_path)
 
 
 def test_ffmpeg_gives_one_verdict_per_frame_from_start_to_end(footage: Path) -> None:

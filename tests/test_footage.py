@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 
 from pipeline import truth as labels
 from pipeline.truth import Fault, Known, Truth
-from tests.footage import make, truths
+from tests.footage import broken, make, truths
+from tests.footage.broken import BrokenCase
 from tests.footage.capture import Camera, Capture
 from tests.footage.cases import STOCKS
 from tests.footage.clips import Library
@@ -92,6 +94,8 @@ def test_every_fault_lies_in_its_case_and_both_splits_have_every_theme() -> None
     themes: dict[str, set[str]] = {"tuning": set(), "validation": set()}
     for case in make.all_cases().values():
         themes[case.split].add(case.theme)
+        if isinstance(case, BrokenCase):
+            continue
         events: list[Freeze | Black] = [*case.freezes, *case.blacks]
         for event in events:
             assert 0 < event.first_s < min(event.last_s, case.seconds), case.name
@@ -196,3 +200,29 @@ def test_the_report_judges_in_several_processes(library: Library, tmp_path: Path
     assert table.returncode == 0 and "all hard, 2" in table.stdout, table.stderr
     empty = subprocess.run([*command, "--split", "validation"], env=environment, capture_output=True, text=True)
     assert (empty.returncode, empty.stdout) == (66, "") and "no case of split validation" in empty.stderr
+
+
+@pytest.mark.parametrize(("codec", "hits"), [("mpeg2", 3.0), ("h264", 3.0), ("mpeg2", 0.0)])
+def test_a_broken_stream_is_broken_where_it_was_damaged(
+    codec: broken.Codec, hits: float, library: Library, tmp_path: Path
+) -> None:
+    stream = broken.Stream(codec, (320, 192), 4, slices=4)
+    more = {"hits": hits, "first_s": 1.0, "last_s": 2.0}
+    case = BrokenCase("tiny", "test", "tuning", MOVING, 3.0, stream, (320, 192), **more)  # type: ignore[arg-type]
+    broken.build(case, library, tmp_path)
+    truth = labels.read(tmp_path / "tiny")
+    assert truth.frames == len(list((tmp_path / "tiny").glob("*.jpg"))) == 15
+    assert set(truth.freeze) == set(truth.black) == {None}
+    assert True not in truth.macroblocks[:5]
+    assert (True in truth.macroblocks[5:]) is (hits > 0)
+
+
+def test_damage_leaves_every_start_code_alone() -> None:
+    slices = b"".join(b"\x00\x00\x01" + bytes([code]) + bytes(range(4, 84)) for code in (0xB3, 0x00, 1, 2, 3))
+    stream = broken.Stream("mpeg2", (320, 192), 4)
+    case = BrokenCase("tiny", "test", "tuning", MOVING, 1.0, stream, (320, 192), hits=25.0, last_s=9.0)
+    damaged = broken.damage(slices, case)
+    assert damaged != slices
+    assert len(damaged) == len(slices)
+    assert [found.start() for found in re.finditer(b"\x00\x00\x01", damaged)] == [0, 84, 168, 252, 336]
+    assert damaged[:168] == slices[:168], "headers are whole"

@@ -75,6 +75,7 @@ MAP: dict[str, tuple[int, set[str]]] = {  # module: its level, the third-party p
     "instance": (2, set()),
     "installed": (3, set()),
     "nosignal": (2, {"cv2", "numpy"}),
+    "macroblocks": (2, {"cv2", "numpy"}),
     "legacy": (1, {"dotenv", "msgspec"}),
     "judge": (4, {"msgspec"}),
     "learned": (3, {"msgspec"}),

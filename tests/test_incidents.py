@@ -253,6 +253,7 @@ DEFAULTS = {  # condition: seconds of true, seconds of false, what is told
     "no_signal": (6, 6, " b   o r   c"),
     "black": (11, 3, " b        o rc"),
     "freeze": (31, 11, " b" + " " * 28 + "o r        c"),
+    "macroblocks": (21, 11, " b" + " " * 18 + "o r        c"),
     "audio_loss": (21, 6, " b" + " " * 18 + "o r   c"),
 }
 
@@ -562,15 +563,15 @@ def test_unknown_conditions_are_refused_in_rules_and_ignored_in_verdicts() -> No
 
 @pytest.mark.parametrize(("name", "limit"), [("capture_000000123", 4096), ("p" * 251, MAX_STATE_BYTES * 3 // 4)])
 def test_the_largest_state_fits_into_the_record(name: str, limit: int) -> None:
-    """All five conditions pending, and one open on top of it, each with its own frames."""
+    """All conditions pending, and one open on top of it, each with its own frames."""
     by = tracker({condition: Rule(1000 if condition != RANK[-1] else 3, 10) for condition in RANK})
     sizes = []
     for second in range(120):
         frame = msgspec.structs.replace(sighting(second, second), name=name)
-        condition = RANK[-1 - second // 12 % 5]
+        condition = RANK[-1 - second // 12 % len(RANK)]
         by.feed(frame, {condition: Verdict(second % 12 > 2, {"a_reading_pct": 1.5, "another_reading_db": 2.5})})
         sizes.append(len(msgspec.msgpack.encode(by.state)))
-    assert [*by.phases().values()] == ["pending"] * 4 + ["open"]
+    assert [*by.phases().values()] == ["pending"] * (len(RANK) - 1) + ["open"]
     assert max(sizes) < limit
 
 

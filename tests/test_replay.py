@@ -132,7 +132,7 @@ def test_the_table_says_what_was_found(recording: Path) -> None:
     done = replay(recording)
     assert (done.returncode, done.stderr) == (0, "")
     rows = [line.replace("│", " ").split() for line in done.stdout.splitlines()]
-    assert ["stb1", "20", "20", "0", "0", "5", "4", "0"] in rows
+    assert ["stb1", "20", "20", "0", "0", "5", "4", "0", "0"] in rows
     assert ["stb1", "black", "11", "15", "5", "1.0"] in rows
     assert ["stb1", "freeze", "19", "20", "2", "0.4"] in rows
 
@@ -151,7 +151,7 @@ def test_a_frame_that_has_gone_is_counted(recording: Path) -> None:
     (recording / frame_name(5)).symlink_to("gone")
     assert len(replayed(recording)) == 19
     rows = [line.replace("│", " ").split() for line in replay(recording).stdout.splitlines()]
-    assert ["stb1", "20", "19", "0", "1", "5", "4", "0"] in rows
+    assert ["stb1", "20", "19", "0", "1", "5", "4", "0", "0"] in rows
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "empty", "no frames"])

@@ -15,6 +15,7 @@ import functools
 import multiprocessing
 import os
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -23,8 +24,9 @@ import cv2
 from pipeline import console
 from pipeline.model import StillwatchError
 from pipeline.truth import FILE
-from tests.footage import desktop
-from tests.footage.cases import STOCKS
+from tests.footage import broken, desktop
+from tests.footage.broken import BrokenCase
+from tests.footage.cases import STOCKS, Stock
 from tests.footage.cases_black import blacks
 from tests.footage.cases_freeze import freezes
 from tests.footage.cases_live import desktops, live
@@ -35,9 +37,16 @@ CLIPS = ".clips"
 
 
 @functools.cache
-def all_cases() -> dict[str, Case]:
+def all_cases() -> dict[str, Case | BrokenCase]:
     """Every case by name."""
-    cases = [case for stock in STOCKS for part in (live, desktops, freezes, blacks) for case in part(stock)]
+    parts: tuple[Callable[[Stock], Iterator[Case | BrokenCase]], ...] = (
+        live,
+        desktops,
+        freezes,
+        blacks,
+        broken.broken,
+    )
+    cases = [case for stock in STOCKS for part in parts for case in part(stock)]
     names = [case.name for case in cases]
     assert len(set(names)) == len(names), f"two cases have one name: {sorted(n for n in names if names.count(n) > 1)}"
     return {case.name: case for case in cases}
@@ -94,7 +103,11 @@ def _prepare() -> None:
 
 def _build(directory: Path, name: str) -> None:
     try:
-        build(all_cases()[name], Library(directory / CLIPS), directory)
+        case, library = all_cases()[name], Library(directory / CLIPS)
+        if isinstance(case, BrokenCase):
+            broken.build(case, library, directory)
+        else:
+            build(case, library, directory)
     except Exception as error:
         error.add_note(f"while building {name}")
         raise

@@ -1,0 +1,132 @@
+"""Tells a picture that has fallen apart into blocks: a damaged or starved video stream. Pure, from pixels to a reading.
+
+MPEG-2, H.264 and their kin code a picture in *macroblocks* of 16 x 16 pixels from its upper left corner on. Where data
+is missing or scarce, straight steps stand on the edges of macroblocks and nowhere else. A block is *cornered* if a
+vertical and a horizontal edge of it are steps: a window's frame has four such blocks, a line of text none.
+
+    pct = cornered blocks on the grid of the codec  -  cornered blocks on the same grid, moved aside  -  chance
+
+The second is what the picture itself has of corners, or the JPEG of the capture: text, windows and buildings cancel
+out. The last is the root of both together. What has stood for seconds is part of the picture, too, such as a menu whose
+boxes happen to lie on the grid: a codec mends what stands. A stream was scaled on its way to the frame: the grids of
+the usual sizes are all tried, the worst counts.
+
+It needs the frame at full size, where a decode and a look cost about as much as three frames do otherwise: hence one
+frame every few seconds. Integers but for the last division, so that every machine writes the same digits.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.tiles import Flags, Picture
+
+Ints = npt.NDArray[np.intp]
+Counts = npt.NDArray[np.int32]
+
+SENT = ((1920, 1080), (1280, 720), (720, 576), (720, 480), (640, 360))
+"""Width and height of the streams whose grids are looked for, besides the frame's own size."""
+
+MOST_PIXELS = 1920 * 1088
+"""Larger frames are not looked at: what is needed for it would be a fifth of a worker's memory."""
+
+HALF_PCT = 1.0
+"""Pct of cornered blocks at which a picture has half its quality. Clean films reached 0.2, desktops 1.1 (tuning)."""
+
+_SIDE = 16
+_LEAST_SIDE = 10.0  # px: on a finer grid an edge cannot be told from its neighbours
+_STEP_LEVELS = 10  # summed over three pixels, mean along the edge
+_AGAINST = 2  # a step is so many times what lies to either side of it
+_ASIDE = ((0.27, 0.27), (0.27, 0.73), (0.73, 0.27), (0.73, 0.73))  # of a block: off the grid of 8 x 8 blocks, too
+_MARGIN = 6  # px that an edge needs on either side
+_LIVE = "012"  # whole seconds since a tile changed, as the tile map has them
+
+
+class Blocks(NamedTuple):
+    """What was found in one picture."""
+
+    pct: float  # of its blocks that are cornered, above what is usual in it; never below 0
+    quality: float  # 100: none; 50: HALF_PCT of them
+
+
+def find(picture: Picture, tile_map: str | None = None) -> Blocks | None:
+    """Look at a frame in grey at full size, (height, width), where its tile map says that it has lately changed. None
+    if it is too large, or too small to have a grid."""
+    height, width = picture.shape
+    if picture.size > MOST_PIXELS or min(height, width) < 8 * _SIDE:
+        return None
+    across = _Steps(cv2.absdiff(picture[:, 1:], picture[:, :-1]))  # type: ignore[arg-type]
+    down = _Steps(np.ascontiguousarray(cv2.absdiff(picture[1:], picture[:-1]).T))
+    live = _live_tiles(tile_map)
+    pct = max((_excess_pct(across, down, sides, live) for sides in _grids(width, height)), default=0.0)
+    pct = round(max(pct, 0.0), 3)
+    return Blocks(pct, round(100 / (1 + pct / HALF_PCT), 1))
+
+
+class _Steps:
+    """The steps between neighbours along one axis, ready to be summed over any stretch of the other."""
+
+    def __init__(self, steps: Picture) -> None:
+        self._sums: Counts = cv2.integral(steps).astype(np.int32, copy=False)
+        self.length = steps.shape[1] + 1
+
+    def edges(self, at: Ints, ends: Ints) -> npt.NDArray[np.bool_]:
+        """Whether a step stands at each boundary `at` between each two of `ends`: (ends - 1, at)."""
+        rows: Counts = np.diff(self._sums[ends], axis=0)
+        lengths = (ends[1:] - ends[:-1])[:, None]
+        here = _three(rows, at - 1)
+        beside = np.maximum(_three(rows, at - 4), _three(rows, at + 2))
+        return (here >= _STEP_LEVELS * lengths) & (here >= _AGAINST * beside)
+
+
+def _three(sums: Counts, at: Ints) -> Counts:
+    """The sum over a column and its two neighbours: scaling has smeared a step over so many."""
+    return sums[:, at + 2] - sums[:, at - 1]
+
+
+def _grids(width: int, height: int) -> set[tuple[float, float]]:
+    """Width and height of a macroblock in the frame, for each stream that it may come from."""
+    sides = {(_SIDE * width / sent[0], _SIDE * height / sent[1]) for sent in (*SENT, (width, height))}
+    return {side for side in sides if min(side) >= _LEAST_SIDE}
+
+
+def _live_tiles(tile_map: str | None) -> Flags:
+    """Per tile whether it has changed in the last seconds; all have where nobody knows."""
+    if tile_map is None:
+        return np.ones((1, 1), np.bool_)
+    return np.array([[symbol in _LIVE for symbol in row] for row in tile_map.split(" ")])
+
+
+def _excess_pct(across: _Steps, down: _Steps, sides: tuple[float, float], live: Flags) -> float:
+    on_grid, blocks = _cornered(across, down, sides, (0.0, 0.0), live)
+    beside = max(_cornered(across, down, sides, aside, live)[0] for aside in _ASIDE)
+    return 100 * (on_grid - beside - math.isqrt(on_grid + beside)) / blocks
+
+
+def _cornered(
+    across: _Steps, down: _Steps, sides: tuple[float, float], aside: tuple[float, float], live: Flags
+) -> tuple[int, int]:
+    """How many blocks of a grid are cornered and live, and how many blocks there are."""
+    columns, rows = (
+        _boundaries(steps.length, side, shift) for steps, side, shift in zip((across, down), sides, aside, strict=True)
+    )
+    vertical, horizontal = across.edges(columns, rows), down.edges(rows, columns).T
+    cornered = (vertical[:, 1:] | vertical[:, :-1]) & (horizontal[1:] | horizontal[:-1])
+    cornered &= live[_tiles(rows, down.length, live.shape[0])][:, _tiles(columns, across.length, live.shape[1])]
+    return int(np.count_nonzero(cornered)), cornered.size
+
+
+def _tiles(ends: Ints, length: int, tiles: int) -> Ints:
+    """In which tile along an axis the middle of each block lies."""
+    return (ends[1:] + ends[:-1]) * tiles // (2 * length)
+
+
+def _boundaries(length: int, side: float, shift: float) -> Ints:
+    """Where blocks of this side meet along an axis, moved aside by a share of the side."""
+    places: Ints = np.rint((np.arange(1, int(length / side) + 1) + shift) * side).astype(np.intp)
+    return places[(places >= _MARGIN) & (places < length - _MARGIN)]
