@@ -40,7 +40,7 @@ HALF_PCT = 1.0
 
 _SIDE = 16
 _LEAST_SIDE = 10.0  # px: on a finer grid an edge cannot be told from its neighbours
-_STEP_LEVELS = 10  # summed over three pixels, mean along the edge
+_STEP_LEVELS = 6  # summed over three pixels, mean along the edge
 _AGAINST = 2  # a step is so many times what lies to either side of it
 _ASIDE = ((0.27, 0.27), (0.27, 0.73), (0.73, 0.27), (0.73, 0.73))  # of a block: off the grid of 8 x 8 blocks, too
 _MARGIN = 6  # px that an edge needs on either side

@@ -21,7 +21,16 @@ from pipeline.detectors import BadPicture
 from pipeline.frames import SUFFIX, FrameNames, read_frame
 from pipeline.judge import Judge
 from pipeline.listing import Directory, Listing
-from pipeline.model import PICTURE_BYTES, PICTURE_CELLS, FrameId, InputError, InvalidFrame, Judgement, describe
+from pipeline.model import (
+    PICTURE_BYTES,
+    PICTURE_CELLS,
+    BlockThresholds,
+    FrameId,
+    InputError,
+    InvalidFrame,
+    Judgement,
+    describe,
+)
 from pipeline.settings import Source
 from pipeline.truth import CONDITIONS, PREFIX, SCORED, Truth
 
@@ -31,6 +40,8 @@ RULES = (STILLWATCH, OLD, UPSTREAM, FFMPEG)
 
 DEFAULTS = {"freeze": f"{FFMPEG} n=0.001 d=2.0", "black": f"{FFMPEG} pic_th=0.98 pix_th=0.1 d=2.0"}
 """FFmpeg's filters as they come."""
+
+_LOOK_EVERY_S = 1.0  # for macroblocks: more often than the service does, so that there is something to count
 
 Frames = list[tuple[bytes, FrameId]]
 
@@ -120,7 +131,8 @@ def read_frames(case: Path, truth: Truth) -> Frames:
 def stillwatch_verdicts(frames: Frames, fps: float) -> tuple[dict[str, list[bool | None]], list[Opened]]:
     """What the judge of the service says, frame by frame, and the incidents that its tracker opens."""
     cells = [memoryview(bytearray(PICTURE_BYTES)) for _ in range(PICTURE_CELLS)]
-    judge, ledger = Judge(Source(name="case", dir="."), cells), Ledger()
+    source = Source(name="case", dir=".", macroblocks=BlockThresholds(every_s=_LOOK_EVERY_S))
+    judge, ledger = Judge(source, cells), Ledger()
     verdicts: dict[str, list[bool | None]] = {condition: [] for condition in SCORED}
     for at, (data, _) in enumerate(frames):
         sighting = accuracy.sighting(at, fps)
