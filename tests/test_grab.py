@@ -321,6 +321,13 @@ def test_nothing_of_the_users_own_capture_variables_comes_through(
     assert given["CAPTURE_HLS"] == "0" and "CAPTURE_DURATION" not in given and given["CAPTURE_FIRST"] == "7"
 
 
+def test_capture_sh_is_given_no_setting_and_no_key_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STILLWATCH_WEBHOOK_URL", "CLOUDFLARE_R2_SECRET_ACCESS_KEY", "CREDENTIALS_DIRECTORY"):
+        monkeypatch.setenv(name, PASSWORD)
+    given = environment_for(source(tmp_path))
+    assert PASSWORD not in given.values() and given["PATH"] == os.environ["PATH"]
+
+
 @pytest.mark.parametrize("profile", ["file", "v4l2-copy"])
 def test_what_is_waited_for_is_named_without_its_secrets(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, profile: str
