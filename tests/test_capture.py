@@ -114,6 +114,20 @@ def test_it_stops_within_five_seconds_with_all_its_ffmpegs(tmp_path: Path) -> No
         assert all(is_gone(pid) for pid in pids)
 
 
+def test_a_start_that_waits_for_ffmpegs_answer_ends_when_it_is_to(tmp_path: Path) -> None:
+    """capture.sh would give up on that FFmpeg after 25 s, with 78."""
+    program, asked = tmp_path / "mute", tmp_path / "asked"
+    program.write_text(f"#!/bin/bash\necho $$ >>{asked}\nexec sleep 1000\n")
+    program.chmod(0o755)
+    sources = {name: {"capture": scene(ffmpeg=str(program))} for name in ("a", "b")}
+    service = CaptureRig(tmp_path, "--workers=1", sources=sources)
+    service.start()
+    wait_until(lambda: asked.exists() and asked.read_text().count("\n") == 2, 20, "two that are asked")
+    assert service.stop() == 0
+    wait_until(lambda: all(is_gone(int(pid)) for pid in asked.read_text().split()), 10, "none is left")
+    assert not service.lines(" ready ")
+
+
 # -- mistakes at the start --------------------------------------------------------------------------------------------
 
 
