@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,24 @@ hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.register_profile("repeat", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeat")
 
+# Where it is set, each of the six processes of each service that a test starts compiles the program anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, here and in all that tests start
+
+
+MADE_ONCE = {"installed": "a machine", "outcome": "bad frames", "seaweedfs": "SeaweedFS"}
+"""Fixtures that take long to make, and what they are; one of them may be asked for by a parameter of its name."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n N --dist loadgroup`, all tests that share what is made once are run by one process."""
+    for item in items:
+        values = getattr(getattr(item, "callspec", None), "params", {})
+        asked = {*getattr(item, "fixturenames", ()), values.get("server"), values.get("place")}
+        for name, what in MADE_ONCE.items():
+            if name in asked:
+                item.add_marker(pytest.mark.xdist_group(f"{what} {values.get(name, '')}".strip()))
 
 
 @pytest.fixture(autouse=True)

@@ -33,6 +33,8 @@ from tests.machine import filled, in_namespace_with, needs, tmpfs
 from tests.streams import PASSWORD
 from tests.support import frame_name, make_frame, publish, sidecars, wait_until
 
+pytestmark = pytest.mark.any_python
+
 STALL_S = 1.5  # less than the usual, for the tests' sake
 
 

@@ -37,6 +37,8 @@ from tests.machine import UNPRIVILEGED, needs
 from tests.streams import PASSWORD, TONE, Camera, packets, record, web_server
 from tests.support import ROOT, frame_name, wait_until
 
+pytestmark = pytest.mark.any_python
+
 SCRIPT = ROOT / "ffmpeg" / "capture.sh"
 SMALL = "testsrc2=size=320x180"
 NETWORK = ["here", "9.0"]

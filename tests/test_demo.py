@@ -14,6 +14,8 @@ import pytest
 
 from tests.support import ROOT, wait_until
 
+pytestmark = pytest.mark.any_python
+
 DEMO = [sys.executable, "-P", "-m", "pipeline", "demo"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 

@@ -22,6 +22,8 @@ from tests.s3_servers import ScriptedServer
 from tests.support import sidecars, wait_until
 from tests.uploads import check_spool, disk
 
+pytestmark = pytest.mark.any_python
+
 pytest_plugins = ("tests.s3_fixtures",)
 SEED = 20261122
 Scripted = Callable[..., ScriptedServer]

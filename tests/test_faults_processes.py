@@ -41,6 +41,8 @@ from tests.live import (
 from tests.support import Rig, make_frame, publish, sidecars, wait_until
 from tests.toy_service import GATE, order
 
+pytestmark = pytest.mark.any_python
+
 KILLS = int(os.environ.get("STILLWATCH_STORM", "40"))
 FRAMES_PER_KILL = 50
 KILL_EVERY_S = 0.04

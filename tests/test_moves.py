@@ -15,6 +15,8 @@ from pipeline.service import Service
 from pipeline.settings import Settings, Source
 from tests.support import make_frame, publish, sidecars
 
+pytestmark = pytest.mark.any_python
+
 FRAMES, MOVES = 600, 40
 
 

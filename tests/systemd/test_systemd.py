@@ -23,7 +23,7 @@ from tests.machine import needs
 from tests.support import ROOT, make_frame, plain_frame, publish, sidecars, wait_until
 from tests.systemd.machine import SUITES, TOOLS, Machine, booted
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), needs(*TOOLS)]
+pytestmark = [pytest.mark.slow, pytest.mark.any_python, pytest.mark.timeout(900), needs(*TOOLS)]
 
 PARTS = ["pipeline", "ffmpeg", "systemd", "stillwatch", "requirements.txt"]
 PARTS += ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE"]
