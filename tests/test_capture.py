@@ -112,7 +112,7 @@ def test_it_stops_within_five_seconds_with_all_its_ffmpegs(tmp_path: Path) -> No
     with CaptureRig(tmp_path, "--workers=1", sources=sources) as service:
         wait_until(lambda: stub.starts, 20, "the deaf one")
         pids = [int(service.row(name).ffmpeg_pid) for name in sources]
-        assert service.stop() == 0
+        assert service.stop(within_s=5) == 0
         assert all(is_gone(pid) for pid in pids)
 
 
@@ -451,7 +451,7 @@ def test_a_killed_capture_child_takes_its_ffmpegs_along_and_is_replaced(tmp_path
             highest = service.row("a").last_number
             service.child("capture").kill()
             for process in before:
-                wait_until(partial(is_gone, process.pid), 5, "FFmpegs end with it")
+                wait_until(partial(is_gone, process.pid), 20, "FFmpegs end with it")
             for name, process in zip(("a", "b"), before, strict=True):
                 service.ffmpeg(name, but=process.pid)
             service.wait_frames("a", 3)
@@ -480,7 +480,7 @@ def test_a_killed_supervisor_takes_every_ffmpeg_along(tmp_path: Path) -> None:
         assert service.process and ffmpeg in tree
         service.process.kill()
         service.process.wait()
-        wait_until(lambda: all(is_gone(process.pid) for process in tree), 5, "all have ended")
+        wait_until(lambda: all(is_gone(process.pid) for process in tree), 20, "all have ended")
         service.start()
         service.wait_ready(2)
         service.wait_frames("a")

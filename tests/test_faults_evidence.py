@@ -200,8 +200,8 @@ def kill_all(service: EvidenceRig) -> None:
     everybody = service.tree()
     assert service.process and len(everybody) >= 4
     service.process.kill()
-    service.process.wait(5)
-    psutil.wait_procs(everybody, 5)
+    service.process.wait(20)
+    psutil.wait_procs(everybody, 20)
     assert not any(process.is_running() for process in everybody)
 
 
