@@ -23,7 +23,7 @@ from pipeline.service import Service
 
 GATE = "gate"
 STOP_S = "TOY_STOP_S"
-"""A variable: the workers are the real ones, and each child may take so long to stop, in place of the service's limits."""
+"""A variable: the workers are the real ones, and each child may take so long to stop, whatever the service's limits."""
 _MARK = b"TOY "
 _POLL_S = 0.01
 
