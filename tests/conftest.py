@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import psutil
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import Rig, children_of_tests
 
@@ -26,19 +29,26 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, here and in all that tests start
 
 
-MADE_ONCE = {"installed": "a machine", "outcome": "bad frames", "seaweedfs": "SeaweedFS"}
-"""Fixtures that take long to make, and what they are; one of them may be asked for by a parameter of its name."""
+MADE_ONCE = {
+    "Debian 12": r"/systemd/.*bookworm",
+    "Debian 13": r"/systemd/.*trixie",
+    "bad frames": r"/test_faults_frames\.py",
+    "SeaweedFS": r"/test_(store|uploader)\.py.*seaweedfs|/test_evidence_path\.py",
+}
+"""What takes long to make, and the ids of the tests that share it."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n N --dist loadgroup`, all tests that share what is made once are run by one process."""
-    for item in items:
-        values = getattr(getattr(item, "callspec", None), "params", {})
-        asked = {*getattr(item, "fixturenames", ()), values.get("server"), values.get("place")}
-        for name, what in MADE_ONCE.items():
-            if name in asked:
-                item.add_marker(pytest.mark.xdist_group(f"{what} {values.get(name, '')}".strip()))
+class Sharing(LoadScopeScheduling):  # type: ignore[misc] # carries no types
+    """With `-n N`: tests that share something are run by one process, every other test by whoever is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((what for what, ids in MADE_ONCE.items() if re.search(ids, nodeid)), nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
+    """In the place of xdist's own, by whose loadgroup pytest 9.2 shares nothing."""
+    return Sharing(config, log)
 
 
 @pytest.fixture(autouse=True)
