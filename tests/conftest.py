@@ -26,7 +26,9 @@ hypothesis.settings.load_profile("repeat")
 
 # Where it is set, each of the six processes of each service that a test starts compiles the program anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, here and in all that tests start
+# Under nohup the one would be ignored, behind a shell's & the other, here and in all that tests start.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 MADE_ONCE = {

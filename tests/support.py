@@ -78,10 +78,14 @@ def publish(directory: Path, number: int, data: bytes, prefix: str = "capture_")
 
 
 def sidecars(directory: Path) -> dict[int, dict[str, Any]]:
-    """All sidecars in a directory by sequence. Raises when one is not valid JSON or two speak of one sequence."""
+    """All sidecars in a directory by sequence; one that goes while they are read is none. Raises when one is not valid
+    JSON or two speak of one sequence."""
     found: dict[int, dict[str, Any]] = {}
     for path in directory.glob("*.json"):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
         assert content["filename"] == path.with_suffix(".jpg").name, f"{path} speaks of {content['filename']}"
         assert content["sequence"] not in found
         found[content["sequence"]] = content

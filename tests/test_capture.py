@@ -32,6 +32,7 @@ from tests.live import is_gone, running_pid, stopped
 from tests.machine import filled, in_namespace_with, needs, tmpfs
 from tests.streams import PASSWORD
 from tests.support import frame_name, make_frame, publish, sidecars, wait_until
+from tests.uploads import all_files
 
 pytestmark = pytest.mark.any_python
 
@@ -589,8 +590,8 @@ def test_an_inputs_password_is_told_to_the_capture_child_alone(tmp_path: Path) -
             if process.name() in ("ffmpeg", "bash", "capture.sh", "sed"):
                 continue  # takes URLs on its command line only
             assert PASSWORD.encode() not in (place / "cmdline").read_bytes() + (place / "environ").read_bytes()
-        written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        written.pop(tmp_path / "stillwatch.toml")
+        written = all_files(tmp_path)
+        written.pop("stillwatch.toml")
         assert [path for path, data in written.items() if PASSWORD.encode() in data] == []
 
 
