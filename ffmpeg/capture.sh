@@ -31,6 +31,9 @@ declare -A wanted=(
     [copy]=${CAPTURE_COPY-} [live]=${CAPTURE_LIVE-} [thumbnails]=${CAPTURE_THUMBNAILS-} [hls]=${CAPTURE_HLS-}
     [audio]=${CAPTURE_AUDIO-} [dry-run]=${CAPTURE_DRY_RUN-}
 )
+# FFmpeg and what else is started here takes its word from command lines: in no environment of theirs is a URL with a
+# password, nor what whoever calls this keeps in his own.
+unset -- "${!CAPTURE_@}" "${!STILLWATCH_@}" "${!CLOUDFLARE_@}" CREDENTIALS_DIRECTORY
 
 help() {
     cat <<'HELP'

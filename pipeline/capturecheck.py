@@ -33,9 +33,15 @@ def prepare(settings: Settings) -> None:
     captured = [(f"source[{n}]", source) for n, source in enumerate(settings.source) if source.capture is not None]
     for key, source in captured:
         _prepare_directory(key, source, settings.runtime_dir)
-    asked = [(key, _ask(key, source)) for key, source in captured]
-    for key, process in asked:
-        _hear(key, process)
+    asked: list[tuple[str, subprocess.Popen[str]]] = []
+    try:
+        for key, source in captured:
+            asked.append((key, _ask(key, source)))
+        for key, process in asked:
+            _hear(key, process)
+    finally:  # whoever has been refused, or is to stop, leaves none of them
+        for _, process in asked:
+            _end(process)
 
 
 def remove_left(settings: Settings) -> None:
@@ -110,8 +116,6 @@ def _hear(key: str, process: subprocess.Popen[str]) -> None:
     try:
         _, said = process.communicate(timeout=ANSWER_S)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
         raise UnavailableError(
             f"{key}.capture: FFmpeg gives no answer within {ANSWER_S:.0f} s; try it by hand"
         ) from None
@@ -120,3 +124,10 @@ def _hear(key: str, process: subprocess.Popen[str]) -> None:
     last = said.strip().rpartition("\n")[2].removeprefix("capture.sh: ")
     text = f"{key}.capture: {printable(last) or f'capture.sh ended with {process.returncode}'}"
     raise UnavailableError(text) if process.returncode == Exit.UNAVAILABLE else ConfigError(text)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End one that has not, with the FFmpeg that it asks."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()

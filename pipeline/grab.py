@@ -37,6 +37,8 @@ LOOK_S = 1.0  # between two looks for a device that is not there
 
 _DEVICES = ("v4l2-copy", "v4l2-encode", "file")  # profiles whose input may be unplugged, and comes back
 _NO_REASON = ("stillwatch: ", "capture.sh: exec ", "deprecated pixel format")  # lines that give none for an end
+_NOT_FOR_IT = ("CAPTURE_", "STILLWATCH_", "CLOUDFLARE_", "CREDENTIALS_DIRECTORY")
+"""What names of variables begin with that capture.sh is given none of but by us."""
 _MOST = 999_999_999  # that capture.sh takes as the first number; above it, it finds its own
 _READ_BYTES = 64 * 1024
 _CUT_BYTES = 256 * 1024
@@ -331,9 +333,11 @@ class Grabber:
 
 
 def environment_for(source: Source, next_number: int = 0) -> dict[str, str]:
-    """The environment of a source's capture.sh: ours, with all that it is to do. It alone holds the input's secrets."""
+    """The environment of a source's capture.sh: ours without settings and keys, and all that it is to do.
+
+    It alone holds the input's secrets: what it starts is given no variable of these names."""
     assert source.capture is not None
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("CAPTURE_")}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_FOR_IT)}
     place = {"CAPTURE_DIR": source.dir, "CAPTURE_PREFIX": source.prefix, "CAPTURE_FIRST": str(min(next_number, _MOST))}
     return ours | source.capture.environment() | place
 

@@ -324,7 +324,8 @@ class Supervisor:
 
     def close(self) -> None:
         """The one stop ladder. Children stop in the order of the data flow, so that nobody waits for a dead source:
-        ask (SIGTERM), wait until the group's deadline, SIGKILL, reap."""
+        ask (SIGTERM), wait until the group's deadline, SIGKILL, reap. One that has not beaten yet is not asked: it may
+        be long in starting, and nobody is to wait for that."""
         self._closing = True
         self.signals.poll.unregister(self._bell.fileno())  # nobody answers it any more: it would wake every wait below
         for order in sorted({p.spec.stop_order for p in self._processes}):
@@ -342,7 +343,11 @@ class Supervisor:
 
     def _ask_to_stop(self, process: Process) -> None:
         process.set_state(State.STOPPING if process.popen else State.STOPPED)
-        if process.popen:
+        if not process.popen:
+            return
+        if self._closing and not process.row.heartbeat_ns:  # it hears nothing yet, and has nothing to finish
+            process.popen.kill()
+        else:
             process.popen.terminate()
 
     def _await_end(self, group: list[Process], deadline_ns: int) -> None:

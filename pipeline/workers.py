@@ -17,7 +17,7 @@ import time
 from functools import partial
 from typing import Any
 
-from pipeline import detectors, lastwords, sidecar
+from pipeline import clock, detectors, lastwords, sidecar
 from pipeline.board import SourceRow
 from pipeline.child import HEARTBEAT_S, Child, event, log
 from pipeline.evidence import Evidence, incident_fields
@@ -58,7 +58,7 @@ class ServedLane:
         words = partial(lastwords.read, settings.runtime_dir, source.name)
         self._evidence = Evidence(hold, source, row, child.keeper_bell.ring, words)
         if not record.tail:  # what an earlier run left open goes on
-            self._evidence.act(self.judge.tracker.resume(child.resumed, time.monotonic_ns(), time.time_ns()))
+            self._evidence.act(self.judge.tracker.resume(child.resumed, *clock.now_ns()))
         untold = self.judge.state.untold  # of a worker that died while there was no room in memory
         self._evidence.act(untold)
         self._evidence.forget_orphans([*self.judge.tracker.held_ids(), *(told.incident.id for told in untold)])
@@ -92,7 +92,8 @@ class ServedLane:
     def _note_silence(self, slot: Slot) -> None:
         """A tick: the source is overdue. No frame, no sidecar; the tracker decides what it means."""
         try:
-            wall_ns = time.time_ns() - (time.monotonic_ns() - slot.put_ns)
+            now_ns, wall_ns = clock.now_ns()
+            wall_ns -= now_ns - slot.put_ns
             self._act(self.judge.track_silence(slot.put_ns, wall_ns))
         except Exception:  # noqa: BLE001 - round one tick: a fault of ours must not stop the lane
             log.exception(event("silence not judged, a fault of ours", source=self.source.name))
@@ -154,7 +155,7 @@ class ServedLane:
     def _judge(self, slot: Slot, stem: str, data: bytes, identity: FrameId, begun_ns: int) -> Outcome:
         order = self.judge.observe(slot.number, identity)
         try:
-            time_ns = frame_time_ns(identity, time.monotonic_ns(), time.time_ns())
+            time_ns = frame_time_ns(identity, *clock.now_ns())
             judgement = self.judge.judge(data, stem, order, time_ns, self._hear(identity))
         except InvalidFrame as error:
             return self._publish_invalid(slot, stem, identity, str(error), order)
@@ -223,7 +224,7 @@ class ServedLane:
         """Show the frame to the tracker and hold the evidence it asks for; what the sidecar says of incidents."""
         if order is Order.LATE:
             return {}
-        time_ns = frame_time_ns(identity, time.monotonic_ns(), time.time_ns())
+        time_ns = frame_time_ns(identity, *clock.now_ns())
         frame = Sighting(time_ns, identity.mtime_ns, slot.number, stem, identity)
         transitions = self.judge.track(frame, judgement)
         self._act(transitions, stem, data)

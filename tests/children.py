@@ -79,6 +79,12 @@ def hang_at_start(child: Child) -> int:
     return 0
 
 
+def never_start(child: Child) -> int:
+    """Is so long in starting that it has not come to hear signals."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    return hang_at_start(child)
+
+
 def hang(child: Child) -> int:
     """Beats once and never again: its loop is stuck."""
     child.beat(time.monotonic_ns())

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import psutil
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import Rig, children_of_tests
 
@@ -20,7 +24,33 @@ hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.register_profile("repeat", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeat")
 
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, here and in all that tests start
+# Where it is set, each of the six processes of each service that a test starts compiles the program anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Under nohup the one would be ignored, behind a shell's & the other, here and in all that tests start.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+MADE_ONCE = {
+    "Debian 12": r"/systemd/.*bookworm",
+    "Debian 13": r"/systemd/.*trixie",
+    "bad frames": r"/test_faults_frames\.py",
+    "SeaweedFS": r"/test_(store|uploader)\.py.*seaweedfs|/test_evidence_path\.py",
+}
+"""What takes long to make, and the ids of the tests that share it."""
+
+
+class Sharing(LoadScopeScheduling):  # type: ignore[misc] # carries no types
+    """With `-n N`: tests that share something are run by one process, every other test by whoever is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((what for what, ids in MADE_ONCE.items() if re.search(ids, nodeid)), nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
+    """In the place of xdist's own, by whose loadgroup pytest 9.2 shares nothing."""
+    return Sharing(config, log)
 
 
 @pytest.fixture(autouse=True)

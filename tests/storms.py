@@ -40,7 +40,7 @@ REACH_S = {"watcher": 0.004, "worker/0": 0.0015, "worker/1": 0.0015, "uploader":
 child is busy with what that has led to. As often in the first tenth of this time as in the rest."""
 
 HAND_S = 0.1  # within which a frame is in hand, unless the machine is busy with others
-GONE_S = 2.0  # within which all children of a killed supervisor must have ended
+GONE_S = 20.0  # within which all children of a killed supervisor must have ended
 LIFE_S = (2.0, 4.0)  # of a supervisor, from READY on
 STARTUP_FRAMES = 1000  # whatever a killed service had not judged, the next one must
 SETTLE_S = 60.0

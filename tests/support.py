@@ -27,18 +27,22 @@ from pipeline.config import ENVIRONMENT_PREFIX
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_S = 20.0
-STOP_S = 5.0
+STOP_S = 20.0  # after which systemd would kill it
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float = 10.0, what: str = "") -> Any:
-    """The first true value of `condition`, asked again and again until the deadline; AssertionError after it."""
+    """The first true value of `condition`, asked again and again until the deadline; AssertionError after it.
+
+    An answer that takes long is asked for more seldom, so that what is waited for has the machine."""
     deadline = time.monotonic() + timeout_s
     while True:
+        asked = time.monotonic()
         if value := condition():
             return value
-        if time.monotonic() > deadline:
+        answered = time.monotonic()
+        if answered > deadline:
             raise AssertionError(f"not within {timeout_s} s: {what or condition}")
-        time.sleep(0.01)
+        time.sleep(min(0.5, max(0.01, 3 * (answered - asked))))
 
 
 @functools.cache
@@ -74,10 +78,14 @@ def publish(directory: Path, number: int, data: bytes, prefix: str = "capture_")
 
 
 def sidecars(directory: Path) -> dict[int, dict[str, Any]]:
-    """All sidecars in a directory by sequence. Raises when one is not valid JSON or two speak of one sequence."""
+    """All sidecars in a directory by sequence; one that goes while they are read is none. Raises when one is not valid
+    JSON or two speak of one sequence."""
     found: dict[int, dict[str, Any]] = {}
     for path in directory.glob("*.json"):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
         assert content["filename"] == path.with_suffix(".jpg").name, f"{path} speaks of {content['filename']}"
         assert content["sequence"] not in found
         found[content["sequence"]] = content
@@ -110,7 +118,7 @@ class Rig:
             if self.process and self.process.poll() is None:
                 self.stop()
             if kind is None:
-                wait_until(lambda: not any(p.is_running() for p in left), 2, f"processes left behind: {left}")
+                wait_until(lambda: not any(p.is_running() for p in left), 20, f"processes left behind: {left}")
         finally:
             for process in left:
                 if process.is_running():
@@ -140,11 +148,11 @@ class Rig:
     def _ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None
 
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """Stop the service and return its exit code; it must end within STOP_S."""
+    def stop(self, number: int = signal.SIGTERM, within_s: float = STOP_S) -> int:
+        """Stop the service and return its exit code; it must end in time."""
         assert self.process
         self.process.send_signal(number)
-        return self.process.wait(STOP_S)
+        return self.process.wait(within_s)
 
     @property
     def log(self) -> str:

@@ -15,6 +15,8 @@ from pipeline.model import InputError, UnavailableError
 from pipeline.truth import Fault, Truth
 from tests.support import plain_frame
 
+pytestmark = pytest.mark.any_python
+
 T, F, N = True, False, None
 
 

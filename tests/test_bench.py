@@ -18,6 +18,8 @@ from pipeline.speed import queues
 from pipeline.speed.load import advise
 from tests.support import ROOT, wait_until
 
+pytestmark = pytest.mark.any_python
+
 
 def bench(*flags: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*flags), env=environment(path), capture_output=True, text=True, timeout=200)

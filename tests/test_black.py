@@ -29,6 +29,8 @@ from tests.pictures import (
     texture,
 )
 
+pytestmark = pytest.mark.any_python
+
 BLACK = BlackThresholds()
 
 

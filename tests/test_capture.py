@@ -32,6 +32,9 @@ from tests.live import is_gone, running_pid, stopped
 from tests.machine import filled, in_namespace_with, needs, tmpfs
 from tests.streams import PASSWORD
 from tests.support import frame_name, make_frame, publish, sidecars, wait_until
+from tests.uploads import all_files
+
+pytestmark = pytest.mark.any_python
 
 STALL_S = 1.5  # less than the usual, for the tests' sake
 
@@ -110,8 +113,22 @@ def test_it_stops_within_five_seconds_with_all_its_ffmpegs(tmp_path: Path) -> No
     with CaptureRig(tmp_path, "--workers=1", sources=sources) as service:
         wait_until(lambda: stub.starts, 20, "the deaf one")
         pids = [int(service.row(name).ffmpeg_pid) for name in sources]
-        assert service.stop() == 0
+        assert service.stop(within_s=5) == 0
         assert all(is_gone(pid) for pid in pids)
+
+
+def test_a_start_that_waits_for_ffmpegs_answer_ends_when_it_is_to(tmp_path: Path) -> None:
+    """capture.sh would give up on that FFmpeg after 25 s, with 78."""
+    program, asked = tmp_path / "mute", tmp_path / "asked"
+    program.write_text(f"#!/bin/bash\necho $$ >>{asked}\nexec sleep 1000\n")
+    program.chmod(0o755)
+    sources = {name: {"capture": scene(ffmpeg=str(program))} for name in ("a", "b")}
+    service = CaptureRig(tmp_path, "--workers=1", sources=sources)
+    service.start()
+    wait_until(lambda: asked.exists() and asked.read_text().count("\n") == 2, 20, "two that are asked")
+    assert service.stop() == 0
+    wait_until(lambda: all(is_gone(int(pid)) for pid in asked.read_text().split()), 10, "none is left")
+    assert not service.lines(" ready ")
 
 
 # -- mistakes at the start --------------------------------------------------------------------------------------------
@@ -435,7 +452,7 @@ def test_a_killed_capture_child_takes_its_ffmpegs_along_and_is_replaced(tmp_path
             highest = service.row("a").last_number
             service.child("capture").kill()
             for process in before:
-                wait_until(partial(is_gone, process.pid), 5, "FFmpegs end with it")
+                wait_until(partial(is_gone, process.pid), 20, "FFmpegs end with it")
             for name, process in zip(("a", "b"), before, strict=True):
                 service.ffmpeg(name, but=process.pid)
             service.wait_frames("a", 3)
@@ -464,7 +481,7 @@ def test_a_killed_supervisor_takes_every_ffmpeg_along(tmp_path: Path) -> None:
         assert service.process and ffmpeg in tree
         service.process.kill()
         service.process.wait()
-        wait_until(lambda: all(is_gone(process.pid) for process in tree), 5, "all have ended")
+        wait_until(lambda: all(is_gone(process.pid) for process in tree), 20, "all have ended")
         service.start()
         service.wait_ready(2)
         service.wait_frames("a")
@@ -573,8 +590,8 @@ def test_an_inputs_password_is_told_to_the_capture_child_alone(tmp_path: Path) -
             if process.name() in ("ffmpeg", "bash", "capture.sh", "sed"):
                 continue  # takes URLs on its command line only
             assert PASSWORD.encode() not in (place / "cmdline").read_bytes() + (place / "environ").read_bytes()
-        written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        written.pop(tmp_path / "stillwatch.toml")
+        written = all_files(tmp_path)
+        written.pop("stillwatch.toml")
         assert [path for path, data in written.items() if PASSWORD.encode() in data] == []
 
 

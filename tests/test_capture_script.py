@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,8 @@ from tests import ffmpegs
 from tests.machine import UNPRIVILEGED, needs
 from tests.streams import PASSWORD, TONE, Camera, packets, record, web_server
 from tests.support import ROOT, frame_name, wait_until
+
+pytestmark = pytest.mark.any_python
 
 SCRIPT = ROOT / "ffmpeg" / "capture.sh"
 SMALL = "testsrc2=size=320x180"
@@ -653,6 +656,33 @@ def test_hls_refuses_a_directory_that_it_could_not_write(here: Path) -> None:
     refuse(
         78, "HLS cannot be written below a name with %; use another, or leave out --hls", f"--dir={here}/100%", *words
     )
+
+
+def test_what_capture_sh_starts_is_given_no_secret_and_no_setting(stand_in: dict[str, str], here: Path) -> None:
+    """Every program that it looks up notes its environment first, FFmpeg itself included."""
+    programs, noted = Path(stand_in["PATH"].partition(":")[0]), here.parent / "noted"
+    noted.mkdir()
+    (programs / "ffmpeg").rename(programs / "the_stand_in")
+    for name in ("ffmpeg", "timeout", "find", "awk", "sed", "flock", "grep", "mkdir"):
+        program = programs / "the_stand_in" if name == "ffmpeg" else shutil.which(name)
+        (programs / name).write_text(f'#!/bin/bash\ncat /proc/$$/environ >{noted}/{name}.$$\nexec {program} "$@"\n')
+        (programs / name).chmod(0o755)
+    (here / "hls").mkdir()
+    (here / "hls" / "live_000000001.ts").touch()
+    url = f"rtsp://user:{PASSWORD}@127.0.0.1:1/stream"
+    theirs = {"STILLWATCH_WEBHOOK_URL": f"https://{PASSWORD}", "CLOUDFLARE_R2_SECRET_ACCESS_KEY": PASSWORD,
+              "CLOUDFLARE_API_TOKEN": PASSWORD, "CREDENTIALS_DIRECTORY": f"/run/{PASSWORD}"}  # fmt: skip
+    settings = {"CAPTURE_PROFILE": "rtsp", "CAPTURE_INPUT": url, "CAPTURE_DIR": str(here), "CAPTURE_HLS": "1",
+                "CAPTURE_AUDIO": "1"}  # fmt: skip
+    done = run(**stand_in, **theirs, **settings)
+    assert done.returncode == 0, done.stderr
+    found = {path.name.partition(".")[0] for path in noted.iterdir()}
+    assert found == {"ffmpeg", "timeout", "find", "awk", "sed", "flock", "grep", "mkdir"}
+    for path in noted.iterdir():
+        names = {variable.partition(b"=")[0].decode() for variable in path.read_bytes().split(b"\0")}
+        assert not [name for name in names if name.startswith(("CAPTURE_", *theirs))], path.name
+        assert PASSWORD.encode() not in path.read_bytes(), path.name
+    assert url in Path(stand_in["TOLD"]).read_text(), "FFmpeg knows it all the same"
 
 
 # Mistakes, and the environment

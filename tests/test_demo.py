@@ -14,6 +14,8 @@ import pytest
 
 from tests.support import ROOT, wait_until
 
+pytestmark = pytest.mark.any_python
+
 DEMO = [sys.executable, "-P", "-m", "pipeline", "demo"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
@@ -65,6 +67,6 @@ def test_a_signal_leaves_no_ffmpeg_and_no_frames_behind(tmp_path: Path, number: 
     _, errors = demo.communicate(timeout=10)
     assert demo.returncode == 130, errors
     assert b"Traceback" not in errors
-    wait_until(lambda: not any(p.is_running() for p in everybody), 5, "nothing is left")
+    wait_until(lambda: not any(p.is_running() for p in everybody), 20, "nothing is left")
     assert not Path(scratch[0]).parent.parent.exists()
     assert not list(tmp_path.iterdir()), "evidence of a demo that was not finished"

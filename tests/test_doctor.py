@@ -251,7 +251,7 @@ def test_an_ffmpeg_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pyt
     found = examine(tmp_path, "ffmpeg", environment=stub(tmp_path / "bin", "ffmpeg", script))
     found.amiss("ffmpeg", "fail", "gave no answer within")
     pid = int((tmp_path / "pid").read_text())
-    wait_until(lambda: is_gone(pid), 5, "its end")
+    wait_until(lambda: is_gone(pid), 20, "its end")
 
 
 def test_a_missing_ffmpeg_fails_where_something_is_captured(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from tests.live import board_of, running_pid
 from tests.machine import STRANGER, FaultRig, in_mounts, needs, open_place
 from tests.support import Rig, wait_until
 
+pytestmark = pytest.mark.any_python
+
 SYSTEMD = ("mount -t tmpfs t /run", "mkdir -p /run/systemd/system")
 """Mounts of a machine that looks as if systemd ran it."""
 

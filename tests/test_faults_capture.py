@@ -17,6 +17,8 @@ from tests.live import source_row
 from tests.machine import needs, tmpfs
 from tests.support import Rig, sidecars, wait_until
 
+pytestmark = pytest.mark.any_python
+
 
 def publish(directory: Path, frames: int, *options: str, rate: int = 10, ffmpeg: str = "ffmpeg") -> None:
     """Publish a moving picture in real time, as somebody else's FFmpeg."""

@@ -23,6 +23,8 @@ from tests.s3_servers import ScriptedServer
 from tests.support import sidecars, wait_until
 from tests.uploads import counters
 
+pytestmark = pytest.mark.any_python
+
 pytest_plugins = ("tests.s3_fixtures",)
 Scripted = Callable[..., ScriptedServer]
 HOUR_S = 3600

@@ -22,6 +22,8 @@ from tests.s3_servers import ScriptedServer
 from tests.support import sidecars, wait_until
 from tests.uploads import check_spool, disk
 
+pytestmark = pytest.mark.any_python
+
 pytest_plugins = ("tests.s3_fixtures",)
 SEED = 20261122
 Scripted = Callable[..., ScriptedServer]
@@ -198,8 +200,8 @@ def kill_all(service: EvidenceRig) -> None:
     everybody = service.tree()
     assert service.process and len(everybody) >= 4
     service.process.kill()
-    service.process.wait(5)
-    psutil.wait_procs(everybody, 5)
+    service.process.wait(20)
+    psutil.wait_procs(everybody, 20)
     assert not any(process.is_running() for process in everybody)
 
 

@@ -26,6 +26,8 @@ from tests.machine import STRANGER, UNPRIVILEGED, FaultRig, failing_calls, needs
 from tests.support import frame_name, make_frame, publish, sidecars, wait_until
 from tests.test_frames import EOI, VALID, orientation, pillow, with_header, without_tables
 
+pytestmark = pytest.mark.any_python
+
 FRAME = make_frame(1)
 SEED = 20261122
 Maker = Callable[[Path], None]

@@ -17,6 +17,8 @@ from tests.live import child_row, running_pid, stopped
 from tests.machine import needs
 from tests.support import Rig, make_frame, wait_until
 
+pytestmark = pytest.mark.any_python
+
 LARGE = make_frame(1, 1280, 720)
 CGROUPS = Path("/sys/fs/cgroup")
 SILENCE_S = 1.0  # five times what is between two signs of life

@@ -21,6 +21,8 @@ from tests.scenes import BLACK_LEVEL, Script
 from tests.storms import WORKERS, Outcome, Stage, await_end, child_storm, settle, stage, supervisor_storm
 from tests.support import plain_frame, wait_until
 
+pytestmark = pytest.mark.any_python
+
 SECONDS = float(os.environ.get("STILLWATCH_STORM_S", "8"))
 SUPERVISOR_KILLS = int(os.environ.get("STILLWATCH_STORM_SUPERVISORS", "2"))
 

@@ -25,6 +25,8 @@ from tests.s3_servers import BUCKET, Certificate, ScriptedServer, free_ports, rc
 from tests.support import sidecars, wait_until
 from tests.uploads import all_files
 
+pytestmark = pytest.mark.any_python
+
 pytest_plugins = ("tests.s3_fixtures",)
 Scripted = Callable[..., ScriptedServer]
 

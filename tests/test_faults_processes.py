@@ -41,6 +41,8 @@ from tests.live import (
 from tests.support import Rig, make_frame, publish, sidecars, wait_until
 from tests.toy_service import GATE, order
 
+pytestmark = pytest.mark.any_python
+
 KILLS = int(os.environ.get("STILLWATCH_STORM", "40"))
 FRAMES_PER_KILL = 50
 KILL_EVERY_S = 0.04
@@ -139,7 +141,7 @@ def test_1_no_frame_is_lost_in_a_storm_of_kills(rig: Callable[..., Rig], tmp_pat
                 hit_in_work += victim.busy_since_ns > 0
                 killed += kill(victim)
         # Then the pool is whole again, and every frame is judged
-        wait_until(lambda: all(row.state == State.RUNNING for row in rows), 10, "two workers run")
+        wait_until(lambda: all(row.state == State.RUNNING for row in rows), 30, "two workers run")
         for name in names:
             assert judged(service.wait_sidecars(total // 4, name, 30)) == list(range(1, total // 4 + 1))
         duplicates = sum(row.duplicates for _, row in board_of(service).sources)
@@ -161,19 +163,19 @@ def test_2_workers_killed_while_idle_judge_the_next_frame(rig: Callable[..., Rig
             service.publish(1, source=name)
             service.wait_sidecars(1, name)
         rows = [child_row(service, f"worker/{n}") for n in range(2)]
-        wait_until(lambda: not any(row.busy_since_ns for row in rows), 5, "idle")
+        wait_until(lambda: not any(row.busy_since_ns for row in rows), 20, "idle")
         # When both are killed
         pids = [int(row.pid) for row in rows]
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         for n, pid in enumerate(pids):
             running_pid(service, f"worker/{n}", but=pid)
-        # Then their successors judge the next frame within 1 s: it takes milliseconds unless a dead worker has taken
+        # Then their successors judge the next frame within 3 s: it takes milliseconds unless a dead worker has taken
         # something along (a lock, a wake-up), and then it takes for ever, or until the next heartbeat after 5 s
         for name in ("a", "b"):
             service.publish(2, source=name)
         for name in ("a", "b"):
-            service.wait_sidecars(2, name, timeout_s=1)
+            service.wait_sidecars(2, name, timeout_s=3)
         assert deaths(service, "SIGKILL") == 2
         assert {account["judged"] for account in service.books().values()} == {2}
 
@@ -347,7 +349,7 @@ def test_6_a_watcher_killed_before_it_rang_does_not_leave_its_frame_waiting(rig:
             os.kill(pid, signal.SIGKILL)
         running_pid(service, "watcher", but=pid)
         # Then its successor rings, long before the worker would have looked by itself (every 5 s)
-        assert judged(service.wait_sidecars(1, timeout_s=2)) == [1]
+        assert judged(service.wait_sidecars(1, timeout_s=3)) == [1]
         books = service.books()["a"]
     assert deaths(service, "SIGKILL") == 1
     assert (books["published"], books["judged"]) == (1, 1)
@@ -373,8 +375,8 @@ def test_7_a_killed_supervisor_leaves_nothing_and_can_start_again(rig: Callable[
         with ended(children):
             # When its supervisor is killed
             service.process.kill()
-            # Then its children are gone within 2 s, and nothing in shared memory is left
-            wait_until(lambda: all(is_gone(child.pid) for child in children), 2, "the children's end")
+            # Then its children are gone, and nothing in shared memory is left
+            wait_until(lambda: all(is_gone(child.pid) for child in children), 20, "the children's end")
         assert service.process.wait() == -signal.SIGKILL
         assert _shared_memory() == shared
         # And it starts again in the same runtime directory, with what is left to judge
@@ -403,7 +405,7 @@ def test_9_sigterm_under_load_ends_with_0_and_loses_nothing(rig: Callable[..., R
         try:
             for name in names:
                 service.wait_sidecars(20, name)
-            # When it is told to stop (5 s is what `stop` allows)
+            # When it is told to stop
             assert service.stop() == 0
         finally:
             enough.set()
@@ -567,9 +569,9 @@ def test_a_core_that_is_not_there_is_a_warning(rig: Callable[..., Rig]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_whole_group_stops_it_with_0_and_books(rig: Callable[..., Rig], number: int) -> None:
-    # A terminal sends its signals to every process of the group
-    with rig("--workers=1") as service:
+def test_a_signal_to_the_whole_group_stops_it_with_0_and_books(tmp_path: Path, number: int) -> None:
+    # A terminal sends its signals to every process of the group; nobody is killed because the machine is busy
+    with ToyRig(tmp_path, "--workers=1", TOY_STOP_S="30") as service:
         service.publish(1)
         service.wait_sidecars(1)
         for child in service.tree()[1:]:
@@ -598,7 +600,7 @@ def test_a_service_stopped_while_it_starts_leaves_nothing(tmp_path: Path) -> Non
         wait_until(lambda: len(service.tree()) == 6, 20, "all have been started")
         tree = service.tree()
         assert service.stop() == 0
-        wait_until(lambda: all(is_gone(process.pid) for process in tree), 2, "all gone")
+        wait_until(lambda: all(is_gone(process.pid) for process in tree), 20, "all gone")
     finally:
         service.process.kill()
 

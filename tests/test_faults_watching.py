@@ -20,6 +20,8 @@ from pipeline.model import Exit, SourceState
 from tests.machine import FaultRig, bindfs, in_namespace_with, needs, overlay, sysctl, tmpfs, unmount
 from tests.support import make_frame, publish, sidecars, wait_until
 
+pytestmark = pytest.mark.any_python
+
 WATCHING, POLLING, MISSING = SourceState.WATCHING, SourceState.POLLING, SourceState.MISSING
 FOUND_S = 20.0  # the watcher looks every 2.5 s; this machine may be busy
 

@@ -28,6 +28,8 @@ from tests.footage.screens import menu
 from tests.footage.truths import Facts, freeze_truth
 from tests.support import ROOT
 
+pytestmark = pytest.mark.any_python
+
 T, F, N = True, False, None
 
 

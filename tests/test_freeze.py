@@ -20,6 +20,8 @@ from pipeline.standing import FreezeMemory, Standing
 from pipeline.tiles import Picture
 from tests.pictures import Scene, grey, jpeg, letterboxed, noisy, picture, rounded, text, texture
 
+pytestmark = pytest.mark.any_python
+
 MS = 1_000_000
 LIMITS = FreezeThresholds()
 

@@ -233,10 +233,10 @@ def test_it_dies_with_whoever_started_it(tmp_path: Path) -> None:
     assert parent.stdout
     with parent.stdout:
         child = psutil.Process(int(parent.stdout.readline()))
-        wait_until(lambda: child.cmdline()[:1] == ["sleep"], 5, "the steps before it are done")
+        wait_until(lambda: child.cmdline()[:1] == ["sleep"], 20, "the steps before it are done")
     parent.kill()
     parent.wait()
-    wait_until(lambda: is_gone(child.pid), 5, "it died as well")
+    wait_until(lambda: is_gone(child.pid), 20, "it died as well")
 
 
 def test_it_does_not_start_when_its_parent_died_before_it_could_be_told() -> None:
@@ -268,7 +268,7 @@ def test_other_peoples_capture_in_the_same_directory_is_left_alone(tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_hundred_kills_publish_no_truncated_frame_and_leave_nothing(tmp_path: Path) -> None:
     """Half of them aimed at a write: as soon as the temporary file of a large frame is there."""
     seed = random.randrange(2**32)
@@ -283,12 +283,12 @@ def test_a_hundred_kills_publish_no_truncated_frame_and_leave_nothing(tmp_path: 
         for _ in range(100):
             ffmpeg = bench.ffmpeg()
             inotify.read(timeout=0)
-            events = inotify.read(timeout=5000)
+            events = inotify.read(timeout=30_000)
             assert events, "FFmpeg writes nothing"
             if chance.random() < 0.5:
                 inotify.read(timeout=int(chance.uniform(1, 200)))
             ffmpeg.send_signal(signal.SIGKILL)
-            wait_until(partial(is_gone, ffmpeg.pid), 5)
+            wait_until(partial(is_gone, ffmpeg.pid), 20)
             halves += len(leftovers(Path(one.dir)))
             bench.turn_until(lambda: bench.row().ffmpeg_pid == 0 or not leftovers(Path(one.dir)))
         bench.role.close()
@@ -319,6 +319,13 @@ def test_nothing_of_the_users_own_capture_variables_comes_through(
     monkeypatch.setenv("CAPTURE_DURATION", "1")
     given = environment_for(source(tmp_path), 7)
     assert given["CAPTURE_HLS"] == "0" and "CAPTURE_DURATION" not in given and given["CAPTURE_FIRST"] == "7"
+
+
+def test_capture_sh_is_given_no_setting_and_no_key_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STILLWATCH_WEBHOOK_URL", "CLOUDFLARE_R2_SECRET_ACCESS_KEY", "CREDENTIALS_DIRECTORY"):
+        monkeypatch.setenv(name, PASSWORD)
+    given = environment_for(source(tmp_path))
+    assert PASSWORD not in given.values() and given["PATH"] == os.environ["PATH"]
 
 
 @pytest.mark.parametrize("profile", ["file", "v4l2-copy"])
@@ -411,4 +418,4 @@ def test_what_capture_sh_has_started_ends_with_it(tmp_path: Path) -> None:
     program.chmod(0o755)
     with CaptureBench(tmp_path, source(tmp_path, capture={"ffmpeg": str(program)})) as bench:
         pid = int(bench.turn_until(lambda: told.exists() and told.read_text()))
-    wait_until(partial(is_gone, pid), 5, "it has ended as well")
+    wait_until(partial(is_gone, pid), 20, "it has ended as well")

@@ -10,6 +10,8 @@ import pytest
 from tests.benchmarks import hour
 from tests.machine import needs
 
+pytestmark = pytest.mark.any_python
+
 
 @pytest.mark.slow
 @needs("mount")

@@ -23,6 +23,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.any_python
+
 LAUNCHER = Path(__file__).parent.parent / "stillwatch"
 NOBODY = 65534
 # Every program that the launcher may use. One that is missing here is "command not found" there.

@@ -22,6 +22,8 @@ from tests.cards import captured, plain, wandering, write
 from tests.machine import STRANGER, FaultRig, needs
 from tests.support import ROOT, make_frame, publish, wait_until
 
+pytestmark = pytest.mark.any_python
+
 
 def card(number: int) -> bytes:
     """What the grabber of these tests shows: words that move on teal."""

@@ -307,7 +307,7 @@ def test_a_file_system_that_is_blind_to_changes_is_probed(tmp_path: Path) -> Non
         close_chunk(back, 1)
         assert look(listener).loss.value is False
         close_chunk(back, 2, QUIET)
-        assert wait_until(lambda: hear(listener).loss.value, 5, "silence") is True
+        assert wait_until(lambda: hear(listener).loss.value, 20, "silence") is True
 
 
 @needs()

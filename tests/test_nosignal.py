@@ -20,6 +20,8 @@ from tests import cards
 from tests.cards import Frame, Scene, captured, ffmpeg_frame, ffmpeg_jpegs, gradient, plain, resized, write
 from tests.support import make_frame
 
+pytestmark = pytest.mark.any_python
+
 KNOWS_CARDS = NoSignal(NoSignalThresholds())
 CAPTURES = [(0, 95), (0, 40), (1, 80), (2, 60), (4, 90), (4, 40)]
 """Sigma of the noise, quality of the JPEG."""

@@ -16,6 +16,8 @@ from pipeline.model import PICTURE_BYTES, PICTURE_CELLS, FrameId, Judgement
 from pipeline.settings import Source
 from tests.pictures import grey, rounded, text, texture
 
+pytestmark = pytest.mark.any_python
+
 SECOND = 10**9
 Frame = npt.NDArray[np.uint8]
 Encode = Callable[[Frame], bytes]

@@ -27,6 +27,8 @@ from tests.machine import mounted, needs
 from tests.support import ROOT, wait_until
 from tests.uploads import Desk, FakeStore, check_spool, disk, evidence, make_settings
 
+pytestmark = pytest.mark.any_python
+
 CUTS = int(os.environ.get("STILLWATCH_TEST_POWER_CUTS", "5"))
 RECOVERY_S = 2.0
 PROGRAM = """

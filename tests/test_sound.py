@@ -20,6 +20,8 @@ from tests.support import wait_until
 from tests.test_capture_script import Capture
 from tests.test_listening import BAD, LOUD, QUIET, close_chunk, name
 
+pytestmark = pytest.mark.any_python
+
 SOURCE = """
 [[source]]
 name = "{name}"

@@ -21,6 +21,8 @@ from pipeline.model import Exit, FrameId
 from pipeline.timeline import FILM, Timeline, evidence_of, render
 from tests.support import ROOT, make_frame
 
+pytestmark = pytest.mark.any_python
+
 S = 10**9
 WALL = 1_795_336_670 * S
 SVG = re.compile(r"<svg .*?</svg>", re.DOTALL)

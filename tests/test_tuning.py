@@ -17,6 +17,8 @@ from pipeline.model import RULES, ConfigError, Exit, Rule
 from pipeline.settings import Settings, Source
 from tests.support import ROOT, make_frame
 
+pytestmark = pytest.mark.any_python
+
 SOURCE = Source(name="a b", dir="/r", prefix="p", rules={"black": Rule(4.0, 1.0)})
 
 

@@ -591,7 +591,7 @@ def test_a_black_hole_does_not_delay_the_keeper(tmp_path: Path, scripted: Script
             begun = time.monotonic()
             publish(hold, incident(number, condition="black" if number % 2 else "freeze"))
             uploader.keeper_bell.ring()
-            wait_until(lambda: not hold.waiting(), 5)
+            wait_until(lambda: not hold.waiting(), 20)
             delays.append(time.monotonic() - begun)
         assert server._threads[1:], "nobody has called the deaf server"
         assert max(delays) < CONNECT_S, delays
@@ -610,7 +610,7 @@ def test_the_uploader_works_when_rung_and_is_small(tmp_path: Path) -> None:
     with UploaderProcess(tmp_path, settings) as uploader:
         publish(hold, incident())
         uploader.keeper_bell.ring()
-        wait_until(lambda: evidence_or_nothing(settings) == {(incident().id, "opened"): "stored"}, 5)
+        wait_until(lambda: evidence_or_nothing(settings) == {(incident().id, "opened"): "stored"}, 20)
         maps = Path(f"/proc/{uploader.popen.pid}/maps").read_text()
         assert "_cv2" not in maps and "cv2" not in maps and "_ssl" not in maps
         rss_mib = psutil.Process(uploader.popen.pid).memory_info().rss / 2**20
@@ -623,7 +623,7 @@ def test_what_is_held_when_it_is_stopped_is_kept(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, source=())
     hold = make_hold(settings)
     with UploaderProcess(tmp_path, settings) as uploader:
-        wait_until(lambda: evidence_or_nothing(settings) == {} and Path(settings.state_dir, FILE_NAME).exists(), 5)
+        wait_until(lambda: evidence_or_nothing(settings) == {} and Path(settings.state_dir, FILE_NAME).exists(), 20)
         for number in range(5):  # nobody rings
             publish(hold, incident(number, f"s{number}"))
         assert uploader.stop() < CONNECT_S
@@ -636,7 +636,7 @@ def test_an_idle_uploader_sleeps(tmp_path: Path) -> None:
     hold = make_hold(settings)
     os.makedirs(os.path.join(settings.state_dir, FILE_NAME))  # no log can be opened
     with UploaderProcess(tmp_path, settings) as uploader:
-        wait_until(lambda: "incidents not kept" in uploader.log, 5)
+        wait_until(lambda: "incidents not kept" in uploader.log, 20)
         os.rmdir(os.path.join(settings.state_dir, FILE_NAME))
         publish(hold, incident())
         uploader.keeper_bell.ring()
@@ -711,7 +711,7 @@ def test_kills_while_incidents_come_lose_and_double_nothing(tmp_path: Path) -> N
             for number in range(10):
                 publish(hold, incident(round_number * 10 + number, f"s{round_number * 10 + number}"))
                 uploader.keeper_bell.ring()
-            wait_until(lambda: len(hold.waiting()) <= 7, 5)
+            wait_until(lambda: len(hold.waiting()) <= 7, 20)
             uploader.kill()
             deaths += 1
     assert deaths == 6 and hold.waiting()

@@ -22,6 +22,8 @@ from pipeline.commands import run as run_command
 from pipeline.service import Service
 
 GATE = "gate"
+STOP_S = "TOY_STOP_S"
+"""A variable: the workers are the real ones, and each child may take so long to stop, whatever the service's limits."""
 _MARK = b"TOY "
 _POLL_S = 0.01
 
@@ -57,6 +59,8 @@ class ToyService(Service):
     def _specs(self, workers: int) -> list[Spec]:
         replace = msgspec.structs.replace
         specs = super()._specs(workers)
+        if patience := os.environ.get(STOP_S):
+            return [replace(s, stop_s=float(patience)) for s in specs]
         return [replace(s, entry="tests.toy_service:run") if s.name.startswith("worker/") else s for s in specs]
 
 

@@ -117,8 +117,14 @@ def counters(settings: Settings) -> dict[str, int]:
 
 
 def all_files(root: Path) -> dict[str, bytes]:
-    """Every file below a directory."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    """Every file below a directory; one that goes while they are read is none."""
+    found = {}
+    for folder, _, names in os.walk(root):
+        for path in (Path(folder, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file():
+                    found[str(path.relative_to(root))] = path.read_bytes()
+    return found
 
 
 @dataclass

@@ -6,14 +6,15 @@ import argparse
 import os
 import signal
 from contextlib import suppress
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import setproctitle
 
 from pipeline import config
 from pipeline.child import HANDLED_SIGNALS, set_up_logging
 from pipeline.instance import sole_instance
-from pipeline.model import ConfigError, describe
+from pipeline.model import ConfigError, Exit, describe
 from pipeline.service import Service
 from pipeline.settings import Settings
 from pipeline.store import r2_settings
@@ -68,6 +69,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal. Returns the exit code."""
+    before = signal.signal(signal.SIGTERM, _end_at_once)
+    try:
+        return _serve(arguments)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_at_once(_number: int, _frame: FrameType | None) -> NoReturn:
+    """SIGTERM before there is a supervisor to answer it: FFmpegs that do not say what they can are not waited for."""
+    raise SystemExit(Exit.OK)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
     settings = _load(arguments)
     set_up_logging("supervisor", settings.log_level, settings.log_file)
     _refuse_lost_metrics(settings.metrics_file)

@@ -23,11 +23,13 @@ from tests.machine import needs
 from tests.support import ROOT, make_frame, plain_frame, publish, sidecars, wait_until
 from tests.systemd.machine import SUITES, TOOLS, Machine, booted
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), needs(*TOOLS)]
+pytestmark = [pytest.mark.slow, pytest.mark.any_python, pytest.mark.timeout(900), needs(*TOOLS)]
 
 PARTS = ["pipeline", "ffmpeg", "systemd", "stillwatch", "requirements.txt"]
 PARTS += ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE"]
 PIP = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels", "PIP_CONFIG_FILE": "/dev/null"}
+QUICKLY = {"PIP_NO_COMPILE": "1"}
+"""For versions after the first: what is imported is compiled at every start, which takes less than to compile all."""
 CONFIG = "/etc/stillwatch/stillwatch.toml"
 FRAMES = "/srv/frames/a"
 WATCHDOG_S = 4
@@ -56,11 +58,14 @@ class Service:
     def __init__(self, machine: Machine, checkout: Path) -> None:
         self.machine, self.checkout = machine, checkout
         self._numbers = itertools.count(1)
+        self._installed = False
         self.frames = machine.path(FRAMES)
 
     def install(self, *words: str, check: bool | int = True) -> str:
         """Run install.sh of the checkout as it is now."""
-        return self.machine.run("/checkout/systemd/install.sh", *words, check=check, **PIP)
+        more = QUICKLY if self._installed else {}
+        self._installed = True
+        return self.machine.run("/checkout/systemd/install.sh", *words, check=check, **PIP, **more)
 
     def configure(self, text: str) -> None:
         self.machine.path(CONFIG).write_text(text, encoding="utf-8")
@@ -442,6 +447,9 @@ def test_systemd_gives_its_own_directories_back_to_it(service: Service) -> None:
 
 # --- versions --------------------------------------------------------------------------------------------------------
 
+one_machine = pytest.mark.parametrize("installed", [next(iter(SUITES))], indirect=True)
+"""What install.sh does with versions is its own doing, not systemd's: it is shown once."""
+
 
 def test_installing_again_changes_nothing(service: Service) -> None:
     before = service.main_pid(), service.in_use()
@@ -461,6 +469,7 @@ def changed(file: Path, before: str, after: str) -> Iterator[None]:
         file.write_text(text)
 
 
+@one_machine
 def test_upgrade_and_rollback_keep_what_was_recorded_and_configured(service: Service) -> None:
     service.configure(SETTINGS.replace("stall_s = 9999.0", "stall_s = 1.0"))
     service.restart()
@@ -489,6 +498,7 @@ def _serves(service: Service, version: str) -> bool:
     return len(maps) >= 5 and all(set(re.findall(r"/opt/stillwatch/([^/]+)/", text)) == {version} for text in maps)
 
 
+@one_machine
 @pytest.mark.parametrize(
     ("file", "before", "after", "code"),
     [
@@ -512,6 +522,7 @@ def test_a_version_that_is_no_good_is_never_in_use(
     assert (service.main_pid(), service.in_use(), service.restarts()) == (running, kept, 0)
 
 
+@one_machine
 def test_a_version_that_does_not_get_ready_makes_way_for_the_old_one(service: Service) -> None:
     kept, previous = service.in_use(), _previous(service)
     fails = '    raise RuntimeError("the fault of this test")\n    child.signals'
@@ -528,6 +539,7 @@ def _previous(service: Service) -> str | None:
     return os.readlink(path) if path.is_symlink() else None
 
 
+@one_machine
 def test_uninstall_keeps_what_is_the_users_and_purge_does_not(service: Service) -> None:
     machine = service.machine
     service.publish(5, plain_frame(0))
