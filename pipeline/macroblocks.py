@@ -29,20 +29,22 @@ from pipeline.tiles import Flags, Picture
 Ints = npt.NDArray[np.intp]
 Counts = npt.NDArray[np.int32]
 
-SENT = ((1920, 1080), (1280, 720), (720, 576), (720, 480), (640, 360))
+SENT = ((1920, 1080), (1280, 720), (720, 576), (720, 480))
 """Width and height of the streams whose grids are looked for, besides the frame's own size."""
 
 MOST_PIXELS = 1920 * 1088
 """Larger frames are not looked at: what is needed for it would be a fifth of a worker's memory."""
 
-HALF_PCT = 1.0
+HALF_PCT = 1.2
 """Pct of cornered blocks at which a picture has half its quality. Clean films reached 0.2, desktops 1.1 (tuning)."""
 
 _SIDE = 16
 _LEAST_SIDE = 10.0  # px: on a finer grid an edge cannot be told from its neighbours
 _STEP_LEVELS = 6  # summed over three pixels, mean along the edge
 _AGAINST = 2  # a step is so many times what lies to either side of it
-_ASIDE = ((0.27, 0.27), (0.27, 0.73), (0.73, 0.27), (0.73, 0.73))  # of a block: off the grid of 8 x 8 blocks, too
+_ASIDE = ((0.27, 0.73), (0.73, 0.27))  # of a block: off the grid of 8 x 8 blocks, too
+_LIMITS = np.array([-5, -2, 1, 4])  # around an edge: a step is three columns wide, as scaling has smeared it
+_EVERY = 2  # of two lines one is enough
 _MARGIN = 6  # px that an edge needs on either side
 _LIVE = "012"  # whole seconds since a tile changed, as the tile map has them
 
@@ -60,8 +62,8 @@ def find(picture: Picture, tile_map: str | None = None) -> Blocks | None:
     height, width = picture.shape
     if picture.size > MOST_PIXELS or min(height, width) < 8 * _SIDE:
         return None
-    across = _Steps(cv2.absdiff(picture[:, 1:], picture[:, :-1]))  # type: ignore[arg-type]
-    down = _Steps(np.ascontiguousarray(cv2.absdiff(picture[1:], picture[:-1]).T))
+    across = _Steps(picture[::_EVERY])
+    down = _Steps(cv2.transpose(picture[:, ::_EVERY]))  # type: ignore[arg-type]
     live = _live_tiles(tile_map)
     pct = max((_excess_pct(across, down, sides, live) for sides in _grids(width, height)), default=0.0)
     pct = round(max(pct, 0.0), 3)
@@ -69,24 +71,21 @@ def find(picture: Picture, tile_map: str | None = None) -> Blocks | None:
 
 
 class _Steps:
-    """The steps between neighbours along one axis, ready to be summed over any stretch of the other."""
+    """The steps between neighbours along the lines of a picture, ready to be summed over any of its lines."""
 
-    def __init__(self, steps: Picture) -> None:
-        self._sums: Counts = cv2.integral(steps).astype(np.int32, copy=False)
-        self.length = steps.shape[1] + 1
+    def __init__(self, lines: Picture) -> None:
+        self._sums: Counts = cv2.integral(cv2.absdiff(lines[:, 1:], lines[:, :-1]))  # type: ignore[assignment]
+        self.length = lines.shape[1]
 
     def edges(self, at: Ints, ends: Ints) -> npt.NDArray[np.bool_]:
         """Whether a step stands at each boundary `at` between each two of `ends`: (ends - 1, at)."""
-        rows: Counts = np.diff(self._sums[ends], axis=0)
-        lengths = (ends[1:] - ends[:-1])[:, None]
-        here = _three(rows, at - 1)
-        beside = np.maximum(_three(rows, at - 4), _three(rows, at + 2))
-        return (here >= _STEP_LEVELS * lengths) & (here >= _AGAINST * beside)
-
-
-def _three(sums: Counts, at: Ints) -> Counts:
-    """The sum over a column and its two neighbours: scaling has smeared a step over so many."""
-    return sums[:, at + 2] - sums[:, at - 1]
+        ends = (ends + _EVERY - 1) // _EVERY
+        corners = self._sums.take(_LIMITS[:, None, None] + at + ends[:, None] * self._sums.shape[1])
+        sums = corners[:, 1:] - corners[:, :-1]
+        before, here, after = sums[1:] - sums[:-1]
+        least: Counts = (_STEP_LEVELS * (ends[1:] - ends[:-1])[:, None]).astype(np.int32)
+        standing: Flags = (here >= least) & (here >= _AGAINST * np.maximum(before, after))
+        return standing
 
 
 def _grids(width: int, height: int) -> set[tuple[float, float]]:
