@@ -17,6 +17,7 @@ from tests.support import ROOT, wait_until
 pytestmark = pytest.mark.any_python
 
 DEMO = [sys.executable, "-P", "-m", "pipeline", "demo"]
+SCENES = ("live", "frozen", "dark", "unplugged", "mute")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
@@ -34,6 +35,17 @@ def test_the_demo_finds_its_faults_and_keeps_what_it_was_asked_to(tmp_path: Path
     again = subprocess.run([*DEMO, f"--keep={tmp_path}"], env=ENVIRONMENT, capture_output=True, text=True, timeout=55)
     assert again.returncode == 66
     assert again.stderr.count("\n") == 1 and "not empty" in again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_scenes_in_turn_are_found_as_well(tmp_path: Path) -> None:
+    demo = [*DEMO, "--in-turn", f"--keep={tmp_path}"]
+    done = subprocess.run(demo, env=ENVIRONMENT, capture_output=True, text=True, timeout=220)
+    assert done.returncode == 0, done.stdout + done.stderr
+    begun = [min(file.stat().st_mtime for file in (tmp_path / name).glob("capture_*.jpg")) for name in SCENES]
+    assert begun == sorted(begun)
+    assert begun[-1] - begun[0] > 4 * 15, "one after the other"
 
 
 def test_an_ffmpeg_that_cannot_capture_is_told_with_its_last_words(tmp_path: Path) -> None:

@@ -76,6 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `demo`."""
     count = range(1, MAX_WORKERS + 1)
     parser.add_argument("--workers", type=int, choices=count, metavar="N", help="processes that judge (default: auto)")
+    parser.add_argument(
+        "--in-turn",
+        action="store_true",
+        help="play one scene after the other, for a machine that cannot run five FFmpegs at once; two minutes",
+    )
     parser.add_argument("--keep", metavar="DIR", help="put frames and sidecars there and leave them")
 
 
@@ -88,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     state = scratch / "state" if arguments.keep else Path(tempfile.mkdtemp(prefix="stillwatch-evidence-"))
     played = False
     try:
-        answer = _play(scratch, state, arguments.workers)
+        answer = _play(scratch, state, arguments.workers, 1 if arguments.in_turn else len(SCENES))
         played = True
     finally:
         if not arguments.keep:
@@ -99,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     return answer
 
 
-def _play(scratch: Path, state: Path, workers: int | None) -> int:
+def _play(scratch: Path, state: Path, workers: int | None, at_once: int) -> int:
     for scene in SCENES:
         (scratch / scene.name).mkdir(parents=True, exist_ok=True)
         if any((scratch / scene.name).iterdir()):
@@ -120,7 +125,7 @@ def _play(scratch: Path, state: Path, workers: int | None) -> int:
     with sole_instance(settings):
         service = Service(settings)
         try:
-            told = _publish(service, scratch, Story(state))
+            told = _publish(service, scratch, Story(state), at_once)
             books = [service.ring.lanes[lane].books() for lane in range(len(SCENES))]
         finally:
             service.close()
@@ -133,18 +138,22 @@ def _source(scene: Scene, scratch: Path) -> Source:
     return Source(name=scene.name, dir=place, audio_dir=audio_dir, rules=RULES, stall_s=SLOW_S)
 
 
-def _publish(service: Service, scratch: Path, story: Story) -> Story:
-    """Wait until the service is ready, run one FFmpeg per scene to its end, wait until all is judged and stored."""
+def _publish(service: Service, scratch: Path, story: Story, at_once: int) -> Story:
+    """Wait until the service is ready, run one FFmpeg per scene to its end, so many at once, and wait until all is judged
+    and stored."""
     supervisor = service.supervisor
     while not service.board.memory.ready_ns:
         _turn(supervisor)
-    publishers = [_start_ffmpeg(scene, scratch) for scene in SCENES]
+    publishers: list[subprocess.Popen[bytes]] = []
     lanes = service.ring.lanes[: len(SCENES)]
     give_up_ns, seen = 0, (-1, 0)
     try:
         with console.progress() as bar:
             task = bar.add_task("judging", total=FRAMES * len(SCENES))
             while not give_up_ns or time.monotonic_ns() < give_up_ns:
+                playing = sum(publisher.poll() is None for publisher in publishers)
+                for scene in SCENES[len(publishers) :][: at_once - playing]:
+                    publishers.append(_start_ffmpeg(scene, scratch))
                 _turn(supervisor)
                 _check(publishers, scratch)
                 story.tell(console.say)
@@ -152,8 +161,8 @@ def _publish(service: Service, scratch: Path, story: Story) -> Story:
                 bar.update(task, completed=judged)
                 if (judged, story.turns) != seen:
                     seen, give_up_ns = (judged, story.turns), time.monotonic_ns() + int(PATIENCE_S * 1e9)
-                playing = any(p.poll() is None for p in publishers) or any(lane.backlog for lane in lanes)
-                if not playing and story.is_over:
+                played = len(publishers) == len(SCENES) and all(p.poll() is not None for p in publishers)
+                if played and not any(lane.backlog for lane in lanes) and story.is_over:
                     break
     finally:
         for publisher in publishers:
@@ -213,7 +222,7 @@ def _start_ffmpeg(scene: Scene, scratch: Path) -> subprocess.Popen[bytes]:
 
 def _check(publishers: list[subprocess.Popen[bytes]], scratch: Path) -> None:
     """Raises StillwatchError, with its last words, when a capture has failed."""
-    for scene, publisher in zip(SCENES, publishers, strict=True):
+    for scene, publisher in zip(SCENES, publishers, strict=False):  # some may be to come
         if publisher.poll():
             said = (scratch / f"{scene.name}.log").read_text(encoding="utf-8", errors="replace").strip()
             raise StillwatchError(

@@ -72,5 +72,5 @@ systemctl stop stillwatch
 printf 'stopped within %s s\n' "$((SECONDS - before + 1))"
 say demo
 current=$(readlink -f /opt/stillwatch/current)
-"$current/stillwatch" demo || { printf 'demo: exit %s\n' "$?"; exit 1; }
+"$current/stillwatch" demo --in-turn || { printf 'demo: exit %s\n' "$?"; exit 1; }
 systemd/install.sh uninstall --purge
