@@ -139,8 +139,8 @@ def _source(scene: Scene, scratch: Path) -> Source:
 
 
 def _publish(service: Service, scratch: Path, story: Story, at_once: int) -> Story:
-    """Wait until the service is ready, run one FFmpeg per scene to its end, so many at once, and wait until all is judged
-    and stored."""
+    """Wait until the service is ready, run one FFmpeg per scene to its end, so many at once, and wait until all is
+    judged and stored."""
     supervisor = service.supervisor
     while not service.board.memory.ready_ns:
         _turn(supervisor)
