@@ -20,7 +20,7 @@ import numpy as np
 
 from pipeline import console, detectors, sidecar
 from pipeline.judge import Judge
-from pipeline.model import PICTURE_BYTES, PICTURE_CELLS, FrameId
+from pipeline.model import PICTURE_BYTES, PICTURE_CELLS, BlockThresholds, FrameId
 from pipeline.settings import Source
 from tests.pictures import grey, jpeg, letterboxed, noisy, rounded, text, texture
 
@@ -28,7 +28,7 @@ SECOND = 10**9
 
 
 def frames() -> Iterator[bytes]:
-    """Film, a freeze under noise, one behind a clock, black with a banner, a dark film, a menu."""
+    """Film, a freeze under noise, one behind a clock, black with a banner, a dark film, film in blocks, a menu."""
     for number in range(150):
         at = min(number, 20) if number < 40 else number
         shown = rounded(texture(200, 9.0 * at))
@@ -40,6 +40,9 @@ def frames() -> Iterator[bytes]:
             shown = text(grey(16), ("12 Channel Twelve", 110, 640, 1.6))
         elif 100 <= number < 120:
             shown = letterboxed(rounded(texture(40, 2.0 * number)))
+        elif 120 <= number < 130:
+            shown[::16, ::48] = 0
+            shown[64:192] = np.kron(shown[64:192:16, ::16], np.ones((16, 16), np.uint8))
         elif number >= 130:
             shown = text(grey(60), *[(f"Menu item {item}", 80, 120 + 90 * item, 1.0) for item in range(6)])
         yield jpeg(noisy(shown, 1.5, number), 70 + number % 25)
@@ -48,7 +51,8 @@ def frames() -> Iterator[bytes]:
 def digest(encoded: list[bytes]) -> str:
     """Of every field of every sidecar that a picture decides."""
     cells = [memoryview(bytearray(PICTURE_BYTES)) for _ in range(PICTURE_CELLS)]
-    judge, total = Judge(Source(name="digest", dir="."), cells), hashlib.sha256()
+    source = Source(name="digest", dir=".", macroblocks=BlockThresholds(every_s=0.2))
+    judge, total = Judge(source, cells), hashlib.sha256()
     for number, data in enumerate(encoded):
         time_ns = number * SECOND // 5
         order = judge.observe(number, FrameId(1, number, time_ns, len(data)))
