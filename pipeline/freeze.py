@@ -29,7 +29,7 @@ from pipeline.motion import Span, Step
 from pipeline.overlay import rest_has_stopped
 from pipeline.standing import MAX_MS, NOT_COMPARED, FreezeMemory, Standing
 from pipeline.tilemap import KEPT_SLOTS, SETTLE_SLOTS, TileMap
-from pipeline.tiles import UNIT, Flags, Grid, Ints, Picture
+from pipeline.tiles import TILE_COLUMNS, TILE_ROWS, UNIT, Flags, Grid, Ints, Picture
 
 _FINE = 1024
 
@@ -88,6 +88,11 @@ class _Stop(NamedTuple):
     mask: Flags
     together: int  # those that stopped with each other
     ticking: int  # tiles that used to tick and stand
+
+
+def is_large(tiles: int, of: int = TILE_ROWS * TILE_COLUMNS) -> bool:
+    """Whether so many tiles are a large part of a picture, as a film is on a screen."""
+    return 100 * tiles >= _FILM_PCT * of
 
 
 class Freeze:
@@ -410,4 +415,4 @@ class Freeze:
 
     def _is_fault(self, stop: _Stop) -> bool:
         """Whether a stand that is not `still` is one: always, unless still screens are normal for this source."""
-        return not self._static_ok or 100 * stop.together >= _FILM_PCT * self._grid.size
+        return not self._static_ok or is_large(stop.together, self._grid.size)

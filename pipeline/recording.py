@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline import detectors, learned, sidecar, timeline
+from pipeline import detectors, learned, rejudge, sidecar, timeline
 from pipeline.board import SourceRow
 from pipeline.child import event, log
 from pipeline.evidence import Evidence, incident_fields
@@ -223,10 +223,11 @@ class Recording:
 
 
 class SidecarRecording(Recording):
-    """A directory of which only the sidecars are left: their verdicts stand, and the rules of incidents are applied
-    anew."""
+    """A directory of which only the sidecars are left: their verdicts stand but for what is tried, and the rules of
+    incidents are applied anew."""
 
     suffix = SIDECAR_SUFFIX
+    tried: frozenset[str] = frozenset()  # settings by which they are judged anew, of rejudge.DECIDED
 
     def _list(self) -> list[Frame]:
         stems = (name.removesuffix(self.suffix) for name in os.listdir(self.source.dir) if name.endswith(self.suffix))
@@ -244,6 +245,7 @@ class SidecarRecording(Recording):
             self.judged, self.invalid = self.judged + known, self.invalid + (not known)
             if content is None:
                 continue
+            content = rejudge.rejudged(content, self.source, self.tried)
             identity = content.frame_id or FrameId(0, number, 0, 0)
             time_ns = self._time_ns(number, identity.mtime_ns)
             verdicts = _recorded_verdicts(content) if known else dict.fromkeys(conditions, Verdict(None, {}))

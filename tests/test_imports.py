@@ -125,6 +125,7 @@ MAP: dict[str, tuple[int, set[str]]] = {  # module: its level, the third-party p
     "commands.unmute": (7, set()),
     "commands.learn_no_signal": (8, {"msgspec"}),
     "recording": (6, {"msgspec"}),
+    "rejudge": (4, {"msgspec"}),
     "commands.replay": (7, {"msgspec"}),
     "commands.doctor": (8, {"msgspec"}),
     "commands.run": (7, {"setproctitle"}),

@@ -128,7 +128,10 @@ def incidents(*arguments: str) -> list[tuple[object, ...]]:
     return [(line["id"], line["condition"], line["duration_s"], line.get("change")) for line in told]
 
 
-@pytest.mark.parametrize("more", [[], ["--set=rules.black.raise_s=5"], ["--set=rules.freeze.raise_s=4"]], ids=str)
+TRIED = ("rules.black.raise_s=5", "rules.freeze.raise_s=4", "black.lit_tiles_pct_max=1", "static_ok=true")
+
+
+@pytest.mark.parametrize("more", [[], *([f"--set={one}"] for one in TRIED)], ids=str)
 def test_sidecars_alone_tell_the_same_incidents(recording: Path, sidecars: Path, more: list[str]) -> None:
     assert incidents(str(sidecars), *more) == incidents(str(recording), *more) != []
 
@@ -147,7 +150,7 @@ def test_sidecars_alone_can_be_drawn_and_damaged_ones_are_unknown(sidecars: Path
 
 
 def test_what_needs_pictures_is_refused_without_them(sidecars: Path, tmp_path: Path) -> None:
-    done = replay("--set=black.black_pct_min=50", str(sidecars))
+    done = replay("--set=black.top_level=50", str(sidecars))
     assert done.returncode == Exit.NO_INPUT and "needs the frames" in done.stderr
     done = replay("--state-dir", str(tmp_path / "state"), str(sidecars))
     assert done.returncode == Exit.NO_INPUT and "no capture_<digits>.jpg in it" in done.stderr

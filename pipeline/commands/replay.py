@@ -9,7 +9,7 @@ from contextlib import nullcontext
 
 import msgspec
 
-from pipeline import config, console, detectors, learned, sidecar, timeline, tuning
+from pipeline import config, console, detectors, learned, rejudge, sidecar, timeline, tuning
 from pipeline.child import set_up_logging
 from pipeline.incidentlog import describe_incident
 from pipeline.incidents import Incident
@@ -26,7 +26,8 @@ examples:
   ./stillwatch replay --json recordings/stb1 | jq .freeze  one line per frame (the sidecar's fields), then the incidents
   ./stillwatch replay --state-dir out recordings/*         also log and store the incidents with their evidence
   ./stillwatch replay --set rules.freeze.raise_s=10 --set black.lit_tiles_pct_max=5 recordings/stb1
-                                                           which incidents would appear and disappear?
+                                                           which incidents would appear and disappear? Of sidecars
+                                                           alone: rules.* and what their readings decide
   ./stillwatch replay --plot hour.html recordings/stb1     the same to look at: one file for any browser
   ./stillwatch replay --no-signal FILE recordings/stb1     would this learned picture call a programme "no signal"?
 
@@ -103,10 +104,11 @@ def _try(arguments: argparse.Namespace, settings: Settings, sources: list[Source
         raise ConfigError("--set with --state-dir: a trial is not recorded; leave one of them out")
     signature = _signature(arguments)
     before = [open_any(source, arguments.fps, settings, None, signature) for source in sources]
-    if any(isinstance(recording, SidecarRecording) for recording in before):
-        _check_rules_only(arguments.set)
     changed = [tuning.changed(source, arguments.set) for source in sources]
     after = [open_any(s, arguments.fps, settings, None, signature, draws=bool(arguments.plot)) for s in changed]
+    for recording in after:
+        if isinstance(recording, SidecarRecording):
+            recording.tried = _decided(arguments.set)
     _judge_all([*before, *after], arguments.json, after)
     if arguments.plot:
         _plot(after, arguments.plot)
@@ -125,11 +127,14 @@ def _try(arguments: argparse.Namespace, settings: Settings, sources: list[Source
     return Exit.OK
 
 
-def _check_rules_only(assignments: list[str]) -> None:
-    """Sidecars alone have verdicts, not pictures."""
-    for assignment in assignments:
-        if not assignment.startswith("rules."):
-            raise InputError(f"--set {assignment}: needs the frames, and only sidecars are left; try rules.*")
+def _decided(assignments: list[str]) -> frozenset[str]:
+    """The settings that are tried on sidecars alone, which have readings, not pictures."""
+    keys = {assignment: assignment.partition("=")[0].strip() for assignment in assignments}
+    for assignment, key in keys.items():
+        if not key.startswith("rules.") and key not in rejudge.DECIDED:
+            known = ", ".join(("rules.*", *rejudge.DECIDED))
+            raise InputError(f"--set {assignment}: needs the frames, and only sidecars are left; those decide {known}")
+    return frozenset(keys.values())
 
 
 def _print_changes(entries: list[tuple[tuning.Change, Incident, Incident | None]]) -> None:
