@@ -42,7 +42,8 @@ class Configured(Rig):
             self.dirs.setdefault(name, self.base / "frames" / name).mkdir(parents=True, exist_ok=True)
             self.published.setdefault(name, [])
         tables = [f'[[source]]\nname = "{name}"\ndir = "{self.dirs[name]}"\n{source_extra}' for name in names]
-        self.file.write_text(extra + "\n" + "\n".join(tables), encoding="utf-8")
+        patience = "overload_lag_s = 600\n"  # on a busy machine frames would be passed over
+        self.file.write_text(patience + extra + "\n" + "\n".join(tables), encoding="utf-8")
 
     @property
     def command(self) -> list[str]:
