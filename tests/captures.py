@@ -93,7 +93,7 @@ class CaptureBench:
         row: SourceRow = self.board.memory.sources[lane]
         return row
 
-    def turn_until(self, condition: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> Any:
+    def turn_until(self, condition: Callable[[], Any], timeout_s: float = 30.0, what: str = "") -> Any:
         """Turn as the child does, until something is so."""
 
         def turned() -> Any:

@@ -125,7 +125,7 @@ class EvidenceRig(FaultRig):
         except sqlite3.Error:
             return False
 
-    def wait_evidence(self, expected: dict[tuple[str, str], str], timeout_s: float = 20.0) -> None:
+    def wait_evidence(self, expected: dict[tuple[str, str], str], timeout_s: float = 30.0) -> None:
         """Wait until the log says exactly this."""
         try:
             wait_until(lambda: self.evidence() == expected, timeout_s)

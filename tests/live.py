@@ -88,7 +88,7 @@ def stopped(pid: int) -> Iterator[None]:
     """A process under SIGSTOP; it goes on afterwards, if it is still there."""
     process = psutil.Process(pid)
     os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: process.status() == psutil.STATUS_STOPPED, 5, f"{pid} stopped")
+    wait_until(lambda: process.status() == psutil.STATUS_STOPPED, 30, f"{pid} stopped")
     try:
         yield
     finally:

@@ -159,7 +159,7 @@ def mounted(point: Path, *command: str) -> Iterator[Path]:
     before = mounts_on(point)
     subprocess.run(command, check=True, capture_output=True, timeout=20)
     try:
-        wait_until(lambda: mounts_on(point) > before, 10, f"a mount on {point}")
+        wait_until(lambda: mounts_on(point) > before, 30, f"a mount on {point}")
         yield point
     finally:
         while mounts_on(point) > before:
@@ -259,7 +259,7 @@ def failing_calls(pid: int, inject: str, path: Path | None, log: Path) -> Iterat
     tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         status = Path(f"/proc/{pid}/status")
-        wait_until(lambda: "TracerPid:\t0" not in status.read_text(), 10, "strace to attach")
+        wait_until(lambda: "TracerPid:\t0" not in status.read_text(), 30, "strace to attach")
         yield
     finally:
         tracer.terminate()

@@ -26,11 +26,11 @@ import psutil
 from pipeline.config import ENVIRONMENT_PREFIX
 
 ROOT = Path(__file__).resolve().parent.parent
-READY_S = 20.0
+READY_S = 60.0
 STOP_S = 20.0  # after which systemd would kill it
 
 
-def wait_until(condition: Callable[[], Any], timeout_s: float = 10.0, what: str = "") -> Any:
+def wait_until(condition: Callable[[], Any], timeout_s: float = 30.0, what: str = "") -> Any:
     """The first true value of `condition`, asked again and again until the deadline; AssertionError after it.
 
     An answer that takes long is asked for more seldom, so that what is waited for has the machine."""
@@ -193,7 +193,7 @@ class Rig:
         return publish(self.dirs[name], number, make_frame(number % 50) if data is None else data)
 
     def wait_sidecars(
-        self, count: int, source: str | None = None, timeout_s: float = 20.0
+        self, count: int, source: str | None = None, timeout_s: float = 30.0
     ) -> dict[int, dict[str, Any]]:
         """Wait until a source has at least `count` sidecars; all of them by sequence."""
         directory = self.dirs[source] if source else self.dir

@@ -71,9 +71,9 @@ def test_a_configuration_file_is_a_rig(tmp_path: Path) -> None:
         service.wait_frames("hall", 30), service.wait_frames("desk", 5)
         ffmpegs = [service.ffmpeg(name) for name in service.dirs]
         assert all(process.ppid() == service.child("capture").pid for process in ffmpegs)
-        line = wait_until(lambda: service.lines("source/hall report"), 10, "a report")[-1]
+        line = wait_until(lambda: service.lines("source/hall report"), 30, "a report")[-1]
         assert "capture=running" in line and "ffmpeg_restarts" not in line
-        wait_until(lambda: service.row("hall").frames_removed > 5, 10, "retention")
+        wait_until(lambda: service.row("hall").frames_removed > 5, 30, "retention")
         assert list(service.dirs["hall"].glob("audio/*.wav"))
         frames = sidecars(service.dirs["hall"])
         assert all(content["analyzed"] and "error" not in content for content in frames.values())
@@ -102,7 +102,7 @@ def test_without_inotify_frames_are_captured_and_removed_as_well(tmp_path: Path)
         assert service.lines("no events, probing for files")
         service.wait_frames("a", 20)
         wait_until(lambda: service.row("a").frames_removed > 10, 20, "frames removed")
-        wait_until(lambda: service.row("a").capture_state == CaptureState.RUNNING, 10, "running")
+        wait_until(lambda: service.row("a").capture_state == CaptureState.RUNNING, 30, "running")
         assert not service.lines("no frame comes")
 
 
@@ -127,7 +127,7 @@ def test_a_start_that_waits_for_ffmpegs_answer_ends_when_it_is_to(tmp_path: Path
     service.start()
     wait_until(lambda: asked.exists() and asked.read_text().count("\n") == 2, 20, "two that are asked")
     assert service.stop() == 0
-    wait_until(lambda: all(is_gone(int(pid)) for pid in asked.read_text().split()), 10, "none is left")
+    wait_until(lambda: all(is_gone(int(pid)) for pid in asked.read_text().split()), 30, "none is left")
     assert not service.lines(" ready ")
 
 
@@ -368,7 +368,7 @@ def test_24_ffmpeg_comes_back_when_others_have_made_room(tmp_path: Path) -> None
                 assert service.row("a").ffmpeg_restarts + len(service.lines("capture ended")) > 0
             (incident,) = stalls(service, closed=True)
             assert any("No space left" in line for line in incident["notes"]), incident["notes"]
-            wait_until(lambda: not leftovers(memory), 10, "what was half written is removed")
+            wait_until(lambda: not leftovers(memory), 30, "what was half written is removed")
             assert invalid_frames(memory) == []
 
 
@@ -387,7 +387,7 @@ def test_frames_on_a_disk_are_warned_of_with_what_they_write(tmp_path: Path) -> 
     with tmpfs(tmp_path / "memory", "size=64m") as memory:
         sources: dict[str, dict[str, Any]] = {"in_memory": {"dir": str(memory)}, "on_disk": {"capture": scene(fps=5)}}
         with CaptureRig(tmp_path, "--workers=1", sources=sources) as service:
-            (line,) = wait_until(lambda: service.lines("frames are not kept in memory"), 10, "the warning")
+            (line,) = wait_until(lambda: service.lines("frames are not kept in memory"), 30, "the warning")
             assert "source=on_disk" in line and "fps=5" in line and "gb_per_day=45" in line
 
 

@@ -319,7 +319,7 @@ def test_hls_goes_on_after_every_kill_and_leaves_nothing_behind(ffmpeg: str, her
     (here / "hls" / "live_000000999.ts").touch()
     (here / "hls" / "live_000000007.ts.tmp").touch()
     with Capture(here, *words) as capture:
-        wait_until(lambda: "exec" in capture.log, 10, "FFmpeg")
+        wait_until(lambda: "exec" in capture.log, 30, "FFmpeg")
         assert {*names(here / "hls", "*.ts*")} <= {f"live_{number:09d}.ts" for number in numbers}
 
 

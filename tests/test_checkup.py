@@ -52,7 +52,7 @@ def test_a_check_that_hangs_is_unknown_and_the_others_go_on() -> None:
     gate.set()
     assert (first.name, first.verdict, second.verdict) == ("hanging", Verdict.UNKNOWN, Verdict.OK)
     assert "no answer within" in first.found
-    wait_until(lambda: threading.active_count() == 1, 10, "its thread to end")
+    wait_until(lambda: threading.active_count() == 1, 30, "its thread to end")
 
 
 def test_a_hanging_check_does_not_keep_the_process() -> None:
@@ -88,7 +88,7 @@ def test_a_program_that_hangs_is_killed_with_all_that_it_started(tmp_path: Path)
     with pytest.raises(programs.NoAnswer, match="sh gave no answer"):
         programs.ask(["sh", "-c", script], limit_s=2.0)
     pid = int((tmp_path / "pid").read_text())
-    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie", 10, "its child's end")
+    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie", 30, "its child's end")
 
 
 def test_a_program_that_is_not_there_is_an_oserror() -> None:

@@ -69,13 +69,13 @@ def test_a_service_that_has_stopped_is_told(rig: Callable[..., Rig]) -> None:
 def test_a_source_without_frames_or_directory_fails(rig: Callable[..., Rig]) -> None:
     with rig("--workers=1", sources=("a", "b")) as service:
         board = board_of(service)
-        wait_until(lambda: board.memory.sources[0].state, 10, "a state")
+        wait_until(lambda: board.memory.sources[0].state, 30, "a state")
         shutil.rmtree(service.dirs["b"])
-        wait_until(lambda: "directory missing" in service.log, 10)
+        wait_until(lambda: "directory missing" in service.log, 30)
         config = service.base / "c.toml"
         tables = [f'[[source]]\nname = "{n}"\ndir = "{d}"\nstall_s = 0.5\n' for n, d in service.dirs.items()]
         config.write_text("".join(tables))
-        wait_until(lambda: time.monotonic_ns() - board.memory.started_ns > 10**9, 10, "more than its stall_s")
+        wait_until(lambda: time.monotonic_ns() - board.memory.started_ns > 10**9, 30, "more than its stall_s")
         found = examine(service.base, "service", f"--config={config}")
     assert found.code == 1
     found.amiss("service", "fail", "a: no frame since the start")
@@ -88,7 +88,7 @@ def test_a_source_that_has_stalled_fails(rig: Callable[..., Rig]) -> None:
         service.wait_sidecars(1)
         (service.base / "c.toml").write_text(f'[[source]]\nname = "a"\ndir = "{service.dir}"\nstall_s = 0.1\n')
         ask = partial(examine, service.base, "service", f"--config={service.base / 'c.toml'}")
-        wait_until(lambda: not ask().fit, 10, "the stall")
+        wait_until(lambda: not ask().fit, 30, "the stall")
         ask().amiss("service", "fail", "a: no frame for ")
 
 

@@ -48,7 +48,7 @@ def test_all_that_was_published_while_a_directory_was_away_is_judged(rig: Callab
         service.wait_sidecars(20)
         away = service.dir.with_name("away")
         service.dir.rename(away)
-        wait_until(lambda: "directory missing" in service.log, 10)
+        wait_until(lambda: "directory missing" in service.log, 30)
         for number in range(1, 1501):
             publish(away, number, make_frame(number % 50))
         away.rename(service.dir)

@@ -217,7 +217,7 @@ def test_detection_goes_on_under_a_fault_and_all_is_stored_after_it(
         stage.live.play_until(lambda: proxy.injected[""] > 10, 30, "uploads")
         with proxy.doing(fault):
             stage.play_while_it_lasts(lambda: service.lines("uploads failed"))
-            wait_until(lambda: all(service.wait_sidecars(len(n), s) for s, n in service.published.items()), 10)
+            wait_until(lambda: all(service.wait_sidecars(len(n), s) for s, n in service.published.items()), 30)
         stage.finish(seaweedfs)
         assert service.lines("recovered what=uploads")
 

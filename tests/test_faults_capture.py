@@ -39,8 +39,8 @@ def test_19_a_name_that_comes_again_is_counted_and_never_frozen(tmp_path: Path, 
     with Rig(tmp_path, "--workers=1", "--report-every=1") as service:
         row = source_row(service)
         publish(service.dir, 20, *options)
-        wait_until(lambda: row.numbering_restarts > 3, 10, "the same name again")
-        assert wait_until(lambda: service.lines("numbering_restarts="), 10, "the self-report")
+        wait_until(lambda: row.numbering_restarts > 3, 30, "the same name again")
+        assert wait_until(lambda: service.lines("numbering_restarts="), 30, "the self-report")
         assert row.freeze_frames == 0 and row.incidents == 0
         assert len(sidecars(service.dir)) <= 2
         assert service.books()["a"]["invalid"] == 0

@@ -51,7 +51,7 @@ def test_full_memory_costs_sidecars_and_no_incident(tmp_path: Path, kind: str, c
                 assert row.sidecar_failures == 4 and row.hold_failures >= 1
                 assert service.held() == [] and service.evidence() == {}
                 assert sorted(sidecars(service.dir)) == [1, 2, 3, 4]
-            report = wait_until(lambda: service.lines("sidecar_failures=4"), 10, "the self-report")[-1]
+            report = wait_until(lambda: service.lines("sidecar_failures=4"), 30, "the self-report")[-1]
             assert "hold_failures=" in report and ("evidence_missed=" in report) is (kind == "inodes")
             for what in ("sidecar not written", "evidence not held"):
                 assert cause in service.lines(what)[0], service.lines(what)
@@ -79,7 +79,7 @@ def test_a_slow_disk_slows_nobody_but_the_keeper(tmp_path: Path) -> None:
         trace = tmp_path / "trace"
         with failing_calls(running_pid(service, "uploader"), "fsync,fdatasync:delay_enter=2000000", None, trace):
             first = service.begin("a")
-            wait_until(trace.read_text, 10, "the keeper is held up")
+            wait_until(trace.read_text, 30, "the keeper is held up")
             incidents = []
             for _ in range(20):
                 incidents.append(service.begin("b"))
@@ -87,7 +87,7 @@ def test_a_slow_disk_slows_nobody_but_the_keeper(tmp_path: Path) -> None:
             assert len(sidecars(service.dirs["b"])) == 2 + 20 * 6
             assert "stored" not in service.evidence().values(), "twenty incidents took longer than one to be kept"
             assert len(service.held()) >= 35
-            wait_until(lambda: "DELAYED" in trace.read_text(), 10, "the first fsync has ended")
+            wait_until(lambda: "DELAYED" in trace.read_text(), 30, "the first fsync has ended")
         service.wait_evidence({**ended(*incidents), **opened(first)})
         assert service.held() == []
         assert [source_row(service, lane).hold_failures for lane in (0, 1)] == [0, 0]
@@ -103,7 +103,7 @@ def test_a_disk_that_refuses_is_waited_for_while_detection_goes_on(tmp_path: Pat
         uploader = running_pid(service, "uploader")
         with filled(point) if kind == "full" else read_only(service.state):
             incidents = [service.begin()]
-            wait_until(lambda: service.lines("incidents not kept"), 10, "the alert")
+            wait_until(lambda: service.lines("incidents not kept"), 30, "the alert")
             for _ in range(5):
                 service.end()
                 incidents.append(service.begin())

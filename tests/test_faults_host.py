@@ -60,7 +60,7 @@ def starvation() -> Iterator[Starvation]:
     try:
         yield Starvation(group, limit, events)
     finally:
-        wait_until(lambda: not (group / "cgroup.procs").read_text(), 10, "the cgroup is empty")
+        wait_until(lambda: not (group / "cgroup.procs").read_text(), 30, "the cgroup is empty")
         group.rmdir()
 
 

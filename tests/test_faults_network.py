@@ -151,14 +151,15 @@ def test_a_network_that_answers_nothing_holds_up_nobody(
         before = pids(service)
         incidents = [service.begin()]
         wait_until(lambda: waits(uploader), 20, "an attempt is under way")
+        row = child_row(service, "uploader")
+        beats = {row.heartbeat_ns}
         for _ in range(10):
             service.end()
             incidents.append(service.begin())
+            beats.add(row.heartbeat_ns)
         assert waits(uploader), "ten incidents took longer than one attempt"
         service.end()
         service.wait_evidence(ended(*incidents, where="kept"))
-        row = child_row(service, "uploader")
-        beats = {row.heartbeat_ns}
 
         def given_up() -> list[str]:
             beats.add(row.heartbeat_ns)

@@ -87,7 +87,7 @@ def kill(row: ChildRow) -> bool:
     if not pid or is_gone(pid):
         return False
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: row.pid != pid, 10, "the death is noticed")
+    wait_until(lambda: row.pid != pid, 30, "the death is noticed")
     return True
 
 
@@ -115,7 +115,7 @@ def wait_busy(service: Rig, name: str, index: int, but: int = 0) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60 + KILLS * 2)
+@pytest.mark.timeout(240 + KILLS * 2)
 def test_1_no_frame_is_lost_in_a_storm_of_kills(rig: Callable[..., Rig], tmp_path: Path) -> None:
     # Given two workers, four sources and always some work
     seed, names = random.randrange(2**32), ("a", "b", "c", "d")
@@ -230,7 +230,7 @@ def test_3_a_short_hang_limit_does_not_kill_the_idle(rig: Callable[..., Rig], tm
         rows = board_of(service).children
         born = [row.started_ns for row in rows]
         # When the service has been idle for three times as long
-        wait_until(lambda: time.monotonic_ns() - max(born) > 3e9, 10, "three seconds")
+        wait_until(lambda: time.monotonic_ns() - max(born) > 3e9, 30, "three seconds")
         # Then nobody was taken for hung
         assert [row.restarts for row in rows] == [0, 0, 0, 0]
         assert "hung" not in service.log
@@ -318,7 +318,7 @@ def test_6_frames_published_while_the_watcher_is_dead_are_judged_once(rig: Calla
 def test_6_frames_that_waited_in_a_dead_watcher_are_counted_once(rig: Callable[..., Rig]) -> None:
     # Given a full lane, and frames that wait in the watcher
     count = CAPACITY + 50
-    with rig("--workers=1") as service, ring_of(service) as ring:
+    with rig("--workers=1", STILLWATCH_OVERLOAD_LAG_S="600") as service, ring_of(service) as ring:
         assert service.process
         lane, worker = ring.lanes[0], running_pid(service, "worker/0")
         with stopped(worker):
@@ -391,7 +391,8 @@ def test_7_a_killed_supervisor_leaves_nothing_and_can_start_again(rig: Callable[
 def test_9_sigterm_under_load_ends_with_0_and_loses_nothing(rig: Callable[..., Rig]) -> None:
     # Given four sources under load
     names, enough = ("a", "b", "c", "d"), threading.Event()
-    with rig("--workers=1", "--startup-frames=100000", sources=names) as service:
+    patience = {"STILLWATCH_OVERLOAD_LAG_S": "600"}  # on a busy machine frames would be passed over
+    with rig("--workers=1", "--startup-frames=100000", sources=names, **patience) as service:
 
         def capture() -> None:
             for number in at_rate(100):
@@ -469,7 +470,7 @@ def test_37_a_fast_source_does_not_starve_a_slow_one(tmp_path: Path) -> None:
     ):
         for number in range(1, 121):
             service.publish(number, with_order(number, "sleep 0.02"), source="fast")
-        wait_until(lambda: ring.lanes[0].head == 120, 10, "all put")
+        wait_until(lambda: ring.lanes[0].head == 120, 30, "all put")
         # When the other publishes a frame now and then
         for number in range(1, 6):
             service.publish(number, source="slow")
@@ -490,12 +491,12 @@ def test_38_a_slot_damaged_under_the_reader_is_counted_and_never_believed(rig: C
         with stopped(running_pid(service, "worker/0")):
             for number in range(1, 6):
                 service.publish(number)
-            wait_until(lambda: lane.head == 5, 10, "five slots")
+            wait_until(lambda: lane.head == 5, 30, "five slots")
             # When the number in the third is not what was put there
             damage(ring, slot_at(lane, 2) + 8)
         # Then no frame is judged for it, and the others are
         assert judged(service.wait_sidecars(4)) == [1, 2, 4, 5]
-        wait_until(lambda: lane.last_record().tail == 5, 10, "all done")
+        wait_until(lambda: lane.last_record().tail == 5, 30, "all done")
         assert source_row(service).torn_slots == 1
         assert service.lines("slot torn, frame unknown source=a index=2")
         books = service.books()["a"]
@@ -508,7 +509,7 @@ def test_38_a_worker_killed_in_mid_commit_is_followed_without_loss(rig: Callable
         lane = ring.lanes[0]
         for number in range(1, 4):
             service.publish(number)
-        wait_until(lambda: lane.last_record().tail == 3, 10, "three frames done")
+        wait_until(lambda: lane.last_record().tail == 3, 30, "three frames done")
         pid = running_pid(service, "worker/0")
         with stopped(pid):
             damage(ring, record_at(lane, 3) + 60)
@@ -517,7 +518,7 @@ def test_38_a_worker_killed_in_mid_commit_is_followed_without_loss(rig: Callable
         service.publish(4)
         service.wait_sidecars(4)
         # Then the third is judged again, found judged, and counted once
-        wait_until(lambda: lane.last_record().tail == 4, 10, "four frames done")
+        wait_until(lambda: lane.last_record().tail == 4, 30, "four frames done")
         assert source_row(service).duplicates == 1
         assert service.books()["a"]["judged"] == 4
 

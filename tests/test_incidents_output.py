@@ -167,7 +167,7 @@ def test_a_reader_without_write_permission_sees_all(open_base: Path, service: st
         if service == "running":
             publish(hold, incident(5, "s5"))
             uploader.keeper_bell.ring()
-            wait_until(lambda: len(lines(settings.state_dir, wrapper=UNPRIVILEGED)) == 6, 10)
+            wait_until(lambda: len(lines(settings.state_dir, wrapper=UNPRIVILEGED)) == 6, 30)
             uploader.stop()
 
 

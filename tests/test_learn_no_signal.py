@@ -270,7 +270,7 @@ def test_a_running_service_takes_it_up_at_a_reload(cards: Path, tmp_path: Path) 
         for number in range(4, 8):
             service.publish(number, card(number))
         after = service.wait_sidecars(7)
-        wait_until(lambda: list(incidents.read(str(tmp_path / "state"))), 10, "an incident")
+        wait_until(lambda: list(incidents.read(str(tmp_path / "state"))), 30, "an incident")
         assert service.books()["a"]["judged"] == 7
     assert [before[number]["no_signal"] for number in (1, 2, 3)] == [False] * 3
     assert [after[number]["no_signal"] for number in (4, 5, 6, 7)] == [True] * 4

@@ -29,8 +29,9 @@ def test_a_source_moves_between_workers_under_load_and_kills(tmp_path: Path, cap
     for name in names:
         (tmp_path / name).mkdir()
     settings = Settings(
-        source=tuple(Source(name=name, dir=str(tmp_path / name)) for name in names),
+        source=tuple(Source(name=name, dir=str(tmp_path / name), stall_s=3600) for name in names),
         workers=2,
+        overload_lag_s=600,  # on a busy machine frames would be passed over, and a silent source have ticks in its lane
         runtime_dir=str(tmp_path / "run"),
         state_dir=str(tmp_path / "state"),
     )

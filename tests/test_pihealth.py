@@ -129,7 +129,7 @@ def test_a_service_reports_what_its_host_tells(tmp_path: Path, content: dict[str
     with service:
         service.publish(1)
         service.wait_sidecars(1)
-        line = wait_until(lambda: service.lines(" host report "), 10, "a line about the host")[-1]
+        line = wait_until(lambda: service.lines(" host report "), 30, "a line about the host")[-1]
         assert f" INFO host report {told} load=" in line
         assert re.search(r" load=\d+\.\d\d memory_available_mb=\d+ sd_bytes_per_s=(\d+|null)$", line)
         assert not service.lines("Traceback")

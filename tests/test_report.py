@@ -194,7 +194,7 @@ def test_the_service_reports_every_process_and_source(rig: Callable[..., Rig]) -
     with rig("--workers=1", "--report-every=0.2") as service:
         service.publish(1)
         service.wait_sidecars(1)
-        wait_until(lambda: service.lines(" source/a report ") and "judged=1" in service.log, 10, "a report with it")
+        wait_until(lambda: service.lines(" source/a report ") and "judged=1" in service.log, 30, "a report with it")
         for name, pid in zip(
             ("watcher", "worker/0", "uploader", "capture"), (process.pid for process in service.tree()[1:]), strict=True
         ):

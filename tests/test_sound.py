@@ -75,7 +75,7 @@ def test_silence_and_a_card_are_one_incident_each_and_nothing_else(tmp_path: Pat
             with capture:
                 capture.ended_well()
         loud, bars = service.wait_sidecars(65, "loud"), service.wait_sidecars(65, "bars")
-        wait_until(lambda: len(told(service)) == 2, 10, "two incidents")
+        wait_until(lambda: len(told(service)) == 2, 30, "two incidents")
         books = service.books()
     assert [account["judged"] for account in books.values()] == [65, 65]
     assert told(service) == [("bars", "no_signal", "recovered"), ("loud", "audio_loss", "recovered")]
@@ -189,6 +189,6 @@ def test_without_inotify_sound_is_heard_all_the_same(tmp_path: Path) -> None:
         assert "polling" in service.log
         sound = service.dir / "audio"
         close_chunk(sound, 1, LOUD)
-        wait_until(lambda: show(service, len(service.published["a"]) + 1)["audio"], 10, "it is heard")
+        wait_until(lambda: show(service, len(service.published["a"]) + 1)["audio"], 30, "it is heard")
         close_chunk(sound, 2, QUIET)
         assert show(service, len(service.published["a"]) + 1)["audio"] is False

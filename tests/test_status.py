@@ -77,7 +77,7 @@ def test_a_condition_is_seen_before_it_is_an_incident(rig: Callable[..., Rig]) -
 def test_a_source_whose_directory_is_missing_is_no_success(rig: Callable[..., Rig]) -> None:
     with rig("--workers=1") as service:
         shutil.rmtree(service.dir)
-        wait_until(lambda: "directory missing" in service.log, 10)
+        wait_until(lambda: "directory missing" in service.log, 30)
         done = ask(service)
         assert done.returncode == 1 and "missing" in done.stdout
 
@@ -176,7 +176,7 @@ def test_all_that_it_tells_stands_in_the_readme(rig: Callable[..., Rig]) -> None
 
 def test_the_host_is_told_of(rig: Callable[..., Rig]) -> None:
     with rig("--workers=1", "--report-every=0.2") as service:
-        wait_until(lambda: service.lines(" host report "), 10, "a report")
+        wait_until(lambda: service.lines(" host report "), 30, "a report")
         assert " kB/s to disk" in ask(service).stdout
         told = json.loads(ask(service, "--json").stdout)["host"]
     assert told["memory_available_bytes"] > 2**20 and told["load"] >= 0

@@ -86,7 +86,7 @@ class Stage:
                 self.supervisor.wait(0.1)
             return found
 
-        wait_until(turn, 20, what)
+        wait_until(turn, 120, what)
 
     def run(self) -> int:
         """Turn until all children run; the pid of the first."""

@@ -640,11 +640,11 @@ def test_an_idle_uploader_sleeps(tmp_path: Path) -> None:
         os.rmdir(os.path.join(settings.state_dir, FILE_NAME))
         publish(hold, incident())
         uploader.keeper_bell.ring()
-        wait_until(lambda: evidence_or_nothing(settings) == {(incident().id, "opened"): "stored"}, 10)
+        wait_until(lambda: evidence_or_nothing(settings) == {(incident().id, "opened"): "stored"}, 30)
         assert "recovered what='keeping incidents'" in uploader.log
-        wait_until(lambda: not os.listdir(os.path.join(settings.state_dir, "spool")), 10)  # the work ends after the row
+        wait_until(lambda: not os.listdir(os.path.join(settings.state_dir, "spool")), 30)  # the work ends after the row
         beaten = uploader.row.heartbeat_ns
-        wait_until(lambda: uploader.row.heartbeat_ns != beaten, 10)
+        wait_until(lambda: uploader.row.heartbeat_ns != beaten, 30)
         process, beats = psutil.Process(uploader.popen.pid), set[int]()
 
         def has_beaten() -> bool:
@@ -652,7 +652,7 @@ def test_an_idle_uploader_sleeps(tmp_path: Path) -> None:
             return len(beats) > 6
 
         woken, used = process.num_ctx_switches().voluntary, sum(process.cpu_times()[:2])
-        wait_until(has_beaten, 10)
+        wait_until(has_beaten, 30)
         assert process.num_ctx_switches().voluntary - woken <= 2 * len(beats)
         assert sum(process.cpu_times()[:2]) - used <= 0.05
         uploader.stop()

@@ -340,7 +340,7 @@ def short_of_memory(machine: Machine, victims: list[psutil.Process]) -> Iterator
         (group / "memory.limit_in_bytes").write_text("-1")
         for pid in (group / "cgroup.procs").read_text().split():
             (group.parent / "cgroup.procs").write_text(pid)
-        wait_until(lambda: _removed(group), 10, f"{group} to be empty")
+        wait_until(lambda: _removed(group), 30, f"{group} to be empty")
 
 
 def _removed(directory: Path) -> bool:
