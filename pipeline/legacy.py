@@ -39,6 +39,7 @@ _MOST_FPS = 1000.0
 _STALL_S = 5.0  # the default of `stall_s`: no shorter than two frames' distance
 _COMMENT_AT = 44
 _FRAMES = "captures"  # below a capture path: where the old capture published and the old monitor watched
+_PULSE = "alsa:... for the installed service: a user's PulseAudio is closed to it, and then FFmpeg ends"
 _MOST_LETTERS = 63  # of a source's name
 
 HEADER = """\
@@ -194,7 +195,8 @@ def _capture(called: str, values: dict[str, str], warnings: list[str]) -> Iterat
             warnings.append(f"{called}: its frames per second are no number from 0.001 to 1000; left out")
     if audio := values.get("audio"):
         yield Line("audio", True)
-        yield Line("audio_input", _audio(audio))
+        sound = _audio(audio)
+        yield Line("audio_input", sound, _PULSE if sound.startswith("pulse:") else "")
 
 
 def _frames_below(path: str) -> str:

@@ -115,6 +115,13 @@ def test_frames_are_where_the_old_monitor_looked_for_them(tmp_path: Path, path: 
     assert source.dir == "/srv/a/captures"
 
 
+@pytest.mark.parametrize(("audio", "warned"), [("pulse", True), ("pulse:hall", True), ("hw:1", False)])
+def test_sound_that_an_installed_service_cannot_hear_is_said(audio: str, warned: bool) -> None:
+    (line,) = [line for line in legacy.convert(f"HOST_VIDEO_SOURCE=:1\nHOST_VIDEO_AUDIO={audio}")[0].splitlines()
+               if line.startswith("audio_input")]  # fmt: skip
+    assert ("PulseAudio is closed to it" in line) is warned
+
+
 def test_one_that_is_disabled_collides_with_nothing() -> None:
     text = "DEVICE1_VIDEO=:1\nxDEVICE1_VIDEO=:2\n#DEVICE01_VIDEO=:3\n#DEVICE1_VIDEO_CAPTURE_PATH=${HOME}/x\n"
     assert legacy.convert(text)[1] == []
