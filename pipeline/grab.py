@@ -24,7 +24,7 @@ from pathlib import Path
 from pipeline import lastwords, ownership
 from pipeline.backoff import Backoff
 from pipeline.board import SourceRow
-from pipeline.child import die_with_parent, event, log
+from pipeline.child import SECRET, die_with_parent, event, log
 from pipeline.model import CaptureState, ConfigError, Exit, describe, masked, printable
 from pipeline.settings import Source
 
@@ -331,9 +331,10 @@ class Grabber:
 
 
 def environment_for(source: Source, next_number: int = 0) -> dict[str, str]:
-    """The environment of a source's capture.sh: ours, with all that it is to do. It alone holds the input's secrets."""
+    """The environment of a source's capture.sh: ours, with all that it is to do. It alone holds the input's secrets,
+    and none but these: the supervisor, which rehearses, has others."""
     assert source.capture is not None
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("CAPTURE_")}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("CAPTURE_", *SECRET))}
     place = {"CAPTURE_DIR": source.dir, "CAPTURE_PREFIX": source.prefix, "CAPTURE_FIRST": str(min(next_number, _MOST))}
     return ours | source.capture.environment() | place
 

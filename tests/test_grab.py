@@ -321,6 +321,13 @@ def test_nothing_of_the_users_own_capture_variables_comes_through(
     assert given["CAPTURE_HLS"] == "0" and "CAPTURE_DURATION" not in given and given["CAPTURE_FIRST"] == "7"
 
 
+@pytest.mark.parametrize("name", ["CLOUDFLARE_R2_SECRET_ACCESS_KEY", "CREDENTIALS_DIRECTORY", "STILLWATCH_WEBHOOK_URL"])
+def test_no_secret_of_the_service_comes_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The supervisor has them when it rehearses, and FFmpeg decodes what strangers send."""
+    monkeypatch.setenv(name, "SECR/ET")
+    assert "SECR/ET" not in environment_for(source(tmp_path)).values()
+
+
 @pytest.mark.parametrize("profile", ["file", "v4l2-copy"])
 def test_what_is_waited_for_is_named_without_its_secrets(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, profile: str
