@@ -246,6 +246,12 @@ def test_ffmpeg_is_asked_what_it_can_do(tmp_path: Path, says: str, verdict: str,
     assert found.code == (verdict == "fail")
 
 
+def test_an_ffmpeg_that_takes_its_time_is_well(tmp_path: Path) -> None:
+    """As from a cold card, beside the other checks."""
+    path = stub(tmp_path / "bin", "ffmpeg", f"sleep 6; printf '{NEW + OPTION}'")
+    assert examine(tmp_path, "ffmpeg", environment=path).verdict("ffmpeg") == "ok"
+
+
 def test_an_ffmpeg_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "LIMIT_S", 2.0)
     script = f"sleep 1000 & echo $! > {tmp_path}/pid; wait"
