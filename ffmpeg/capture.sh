@@ -84,7 +84,7 @@ To stderr go FFmpeg's command line at the start and whatever FFmpeg says, a URL'
 
 exit codes
   64  a flag or a value is wrong            66  the device or the recording is not there
-  69  FFmpeg is not installed               75  another capture publishes in DIR
+  69  FFmpeg is not installed, or silent    75  another capture publishes in DIR
   78  it cannot work like this: FFmpeg has no atomic_writing, DIR is missing or read-only, numbers are used up
   any other is FFmpeg's own (255 after SIGTERM; FFmpeg 7.0 may take a second SIGTERM to end a loop)
 
@@ -204,7 +204,7 @@ find_ffmpeg() {
         die 69 "${name@Q}: no such program; type: sudo apt-get install -y ffmpeg (or name one with --ffmpeg)"
     # It may hang on a dead disk; whoever then kills this script does not reach it.
     answer=$(timeout --foreground -k 1 25 "$ffmpeg" -h muxer=image2 2>&1) || code=$?
-    ((code != 124 && code != 137)) || die 78 "${ffmpeg@Q}: gives no answer within 25 s; try it by hand"
+    ((code != 124 && code != 137)) || die 69 "${ffmpeg@Q}: gives no answer within 25 s; try it by hand"
     [[ $answer =~ libavformat\ +([0-9]+)\.\ *([0-9]+) ]] ||
         die 78 "${ffmpeg@Q}: cannot be run (${answer%%$'\n'*}); install it again, or name another with --ffmpeg"
     version=$((BASH_REMATCH[1] * 1000 + BASH_REMATCH[2]))

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 
 from pipeline import ownership
 from pipeline.child import event, log
@@ -25,20 +26,22 @@ from pipeline.ownership import MARK
 from pipeline.settings import FRAMES_DIR, Settings, Source
 
 ANSWER_S = 30.0  # a Pi starts FFmpeg from a cold card in a few seconds
+RELOAD_ANSWER_S = 15.0  # nobody looks after the children meanwhile; systemd is told every 10 s, and waits for 30
 
 
-def prepare(settings: Settings) -> None:
-    """Make and mark the directories of captured sources, and ask capture.sh about each. Raises ConfigError, or
-    UnavailableError where FFmpeg is missing."""
+def prepare(settings: Settings, answer_s: float = ANSWER_S) -> None:
+    """Make and mark the directories of captured sources, and ask capture.sh about each, no longer than `answer_s` in
+    all. Raises ConfigError, or UnavailableError where FFmpeg is missing or gives no answer."""
     captured = [(f"source[{n}]", source) for n, source in enumerate(settings.source) if source.capture is not None]
     for key, source in captured:
         _prepare_directory(key, source, settings.runtime_dir)
+    deadline = time.monotonic() + answer_s
     asked: list[tuple[str, subprocess.Popen[str]]] = []
     try:
         for key, source in captured:
             asked.append((key, _ask(key, source)))
         for key, process in asked:
-            _hear(key, process)
+            _hear(key, process, max(0.0, deadline - time.monotonic()))
     finally:  # whoever has been refused, or is to stop, leaves none of them
         for _, process in asked:
             _end(process)
@@ -112,22 +115,20 @@ def _ask(key: str, source: Source) -> subprocess.Popen[str]:
         raise UnavailableError(f"{key}.capture: {SCRIPT}: {describe(error)}; install Stillwatch again") from error
 
 
-def _hear(key: str, process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[str]) -> None:
+    """Leave nothing of one that was not heard to its end, nor of the FFmpeg that it asks."""
+    with process:  # closes the pipe, and waits
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _hear(key: str, process: subprocess.Popen[str], timeout_s: float) -> None:
     try:
-        _, said = process.communicate(timeout=ANSWER_S)
+        _, said = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        raise UnavailableError(
-            f"{key}.capture: FFmpeg gives no answer within {ANSWER_S:.0f} s; try it by hand"
-        ) from None
+        raise UnavailableError(f"{key}.capture: FFmpeg gives no answer in time; try it by hand") from None
     if process.returncode in (Exit.OK, Exit.NO_INPUT):  # what is unplugged now may come
         return
     last = said.strip().rpartition("\n")[2].removeprefix("capture.sh: ")
     text = f"{key}.capture: {printable(last) or f'capture.sh ended with {process.returncode}'}"
     raise UnavailableError(text) if process.returncode == Exit.UNAVAILABLE else ConfigError(text)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End one that has not, with the FFmpeg that it asks."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()

@@ -1,13 +1,15 @@
 """The variables of the monitor that this one replaces, and what they are in a configuration of ours.
 
 `HOST_VIDEO_SOURCE` and `DEVICE<n>_VIDEO` name what is captured: a device, an X display, a URL or a recording. `null`
-and nothing at all are none; an `x` or `#` before a variable's name disables it.
+and nothing at all are none; an `x` or `#` before a variable's name disables it. Frames lay in `captures/` below the
+capture path.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -36,6 +38,8 @@ _FPS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,3})?")
 _MOST_FPS = 1000.0
 _STALL_S = 5.0  # the default of `stall_s`: no shorter than two frames' distance
 _COMMENT_AT = 44
+_FRAMES = "captures"  # below a capture path: where the old capture published and the old monitor watched
+_PULSE = "alsa:... for the installed service: a user's PulseAudio is closed to it, and then FFmpeg ends"
 _MOST_LETTERS = 63  # of a source's name
 
 HEADER = """\
@@ -162,7 +166,7 @@ def _block(old: Old, taken: set[str], warnings: list[str]) -> Iterator[str | Lin
     yield Line("name", name, was)
     if path := values.get("path"):
         why = "the old place; without this line frames are in memory" if capture else "another FFmpeg publishes here"
-        yield Line("dir", path, why, off=bool(capture))
+        yield Line("dir", _frames_below(path), why, off=bool(capture))
     if isinstance(fps, float) and 2 / fps > _STALL_S:
         yield Line("stall_s", float(math.ceil(2 / fps)), "two frames that do not come")
     if capture:
@@ -191,7 +195,13 @@ def _capture(called: str, values: dict[str, str], warnings: list[str]) -> Iterat
             warnings.append(f"{called}: its frames per second are no number from 0.001 to 1000; left out")
     if audio := values.get("audio"):
         yield Line("audio", True)
-        yield Line("audio_input", _audio(audio))
+        sound = _audio(audio)
+        yield Line("audio_input", sound, _PULSE if sound.startswith("pulse:") else "")
+
+
+def _frames_below(path: str) -> str:
+    """The directory of the frames, which some may have named themselves."""
+    return path if os.path.basename(os.path.normpath(path)) == _FRAMES else os.path.join(path, _FRAMES)
 
 
 def _profile(video: str) -> tuple[str, str]:

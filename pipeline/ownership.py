@@ -59,6 +59,11 @@ def may_make(path: str, runtime_dir: str) -> bool:
     return _is_below(path, runtime_dir)
 
 
+def can_be_made(source: Source, runtime_dir: str) -> bool:
+    """Whether `take` makes a directory that is not there, as far as names tell."""
+    return may_make(source.dir, runtime_dir) or os.path.isdir(os.path.dirname(source.dir))
+
+
 def holds_foreign_frames(source: Source) -> bool:
     """Whether files that were not captured here lie where ours would be deleted by their names: frames, sidecars,
     thumbnails, sound, segments. Raises OSError."""

@@ -217,7 +217,7 @@ class Service:
         try:
             settings = self._load() if self._load else self.settings
             refuse_shared_directories(settings)
-            capturecheck.prepare(settings)
+            capturecheck.prepare(settings, capturecheck.RELOAD_ANSWER_S)
             self._adopt(settings)
         except (ConfigError, UnavailableError) as error:
             log.error(event("reload refused", cause=error))

@@ -85,10 +85,9 @@ class Files:
         """What is there already counts as having come now: file times would lie wherever the clock was set."""
         first, self._listed_ns = not self._listed_ns, now_ns
         found = {frame for name in names if (frame := self._numbered(name)) is not None}
-        for frame in sorted(found):
-            if not self.stock.has(frame):
-                self._add(frame, now_ns, self._weight(frame))
-                self.came_ns = self.came_ns if first else now_ns
+        for frame in self.stock.unknown_of(found):
+            self._add(frame, now_ns, self._weight(frame))
+            self.came_ns = self.came_ns if first else now_ns
 
     def expected(self) -> list[str]:
         """The names of the next numbers."""

@@ -45,6 +45,11 @@ class Silence:
         first_ns = self._stall_ns if newest_ns > begun_ns else self._start_ns
         return max(newest_ns, begun_ns, self._excused_ns) + first_ns + ticks * self._stall_ns
 
+    def look_ns(self, now_ns: int) -> int:
+        """When to ask again whether a tick is due: the first frame may come meanwhile, and from then on stall_s counts,
+        which may be over long before start_s."""
+        return min(self.due_ns(now_ns), now_ns + self._stall_ns)
+
     def tell(self, now_ns: int) -> None:
         """Put the tick; a full lane refuses it, and says the contrary."""
         self._intake.put_tick(now_ns)

@@ -74,6 +74,14 @@ class Stock:
         """Whether a file of this name is known."""
         return any(known.has(frame) for known in self._ranges)
 
+    def unknown_of(self, frames: set[Frame]) -> list[Frame]:
+        """Those of these names that are not known, by number. Looks at each file once, however many ranges there are:
+        numbers that stand for times leave gaps everywhere."""
+        left = set(frames)
+        for known in self._ranges:
+            left.difference_update((number, known.width) for number in range(known.first, known.last + 1))
+        return sorted(left)
+
     @property
     def oldest(self) -> Frame | None:
         """The file that came first."""

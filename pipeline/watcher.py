@@ -106,7 +106,7 @@ class Watcher:
                 self._take_events(now_ns)
             if now_ns >= watched.silence.due_ns(now_ns):
                 watched.silence.tell(now_ns)
-        self._silence_due_ns = min(watched.silence.due_ns(now_ns) for watched in self.sources)
+        self._silence_due_ns = min(watched.silence.look_ns(now_ns) for watched in self.sources)
 
     def _ring(self) -> None:
         """Wake the workers that have got something since the last ring."""

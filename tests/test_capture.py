@@ -21,10 +21,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import config, ownership
+from pipeline import capturecheck, config, ownership
 from pipeline.board import Board
 from pipeline.capturecheck import remove_left
-from pipeline.model import CaptureState, ConfigError, Exit
+from pipeline.model import CaptureState, ConfigError, Exit, UnavailableError
 from pipeline.ownership import MARK
 from pipeline.settings import Capture, Settings, Source
 from tests.captures import SCENE, CaptureRig, StubFFmpeg, invalid_frames, leftovers
@@ -160,6 +160,22 @@ def test_an_ffmpeg_without_atomic_writing_is_refused(tmp_path: Path) -> None:
 def test_an_ffmpeg_that_is_not_there_is_said(tmp_path: Path) -> None:
     service = CaptureRig(tmp_path, sources={"a": {"capture": scene(ffmpeg="/nowhere/ffmpeg")}})
     refused(service, Exit.UNAVAILABLE, "source[0].capture: ", "/nowhere/ffmpeg", "apt-get")
+
+
+def test_ffmpegs_that_give_no_answer_are_waited_for_once_and_left_behind_never(tmp_path: Path) -> None:
+    """Together: a reload holds up whoever looks after the children, and tells systemd nothing meanwhile."""
+    silent = tmp_path / "silent"
+    silent.write_text(f"#!/bin/sh\necho $$ >>{tmp_path}/pids\nexec sleep 1000\n")
+    silent.chmod(0o755)
+    captured = Capture(**scene(ffmpeg=str(silent)))
+    sources = tuple(Source(name=name, dir=str(tmp_path / name), capture=captured) for name in "abc")
+    begun = time.monotonic()
+    with pytest.raises(UnavailableError, match="gives no answer"):
+        capturecheck.prepare(Settings(source=sources, runtime_dir=str(tmp_path)), 3.0)
+    assert time.monotonic() - begun < 8.0
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert pids
+    wait_until(lambda: all(is_gone(pid) for pid in pids), 5, "their end")
 
 
 def test_what_capture_sh_refuses_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -759,6 +759,15 @@ def test_an_ffmpeg_without_atomic_writing_is_refused(here: Path, stand_in: dict[
     assert not Path(stand_in["TOLD"]).exists()
 
 
+def test_an_ffmpeg_that_gives_no_answer_is_no_mistake_in_the_settings(here: Path) -> None:
+    """78 would keep systemd from trying again, and a disk that was busy at boot is none soon after."""
+    slow = here.parent / "slow"
+    slow.write_text("#!/bin/sh\nexit 124\n")  # as `timeout` ends when the time is over
+    slow.chmod(0o755)
+    words = [f"--dir={here}", "--profile=lavfi", "--input=scene:live", f"--ffmpeg={slow}"]
+    refuse(69, "gives no answer within 25 s; try it by hand", *words)
+
+
 @needs("setpriv")
 def test_a_read_only_directory_is_refused(here: Path) -> None:
     here.chmod(0o555)

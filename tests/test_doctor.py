@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -243,6 +244,12 @@ def test_ffmpeg_is_asked_what_it_can_do(tmp_path: Path, says: str, verdict: str,
     (finding,) = found.of("ffmpeg")
     assert (finding["verdict"], text in finding["found"]) == (verdict, True), finding
     assert found.code == (verdict == "fail")
+
+
+def test_an_ffmpeg_that_takes_its_time_is_well(tmp_path: Path) -> None:
+    """As from a cold card, beside the other checks."""
+    path = stub(tmp_path / "bin", "ffmpeg", f"sleep 6; printf '{NEW + OPTION}'")
+    assert examine(tmp_path, "ffmpeg", environment=path).verdict("ffmpeg") == "ok"
 
 
 def test_an_ffmpeg_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -594,6 +601,23 @@ def test_a_recording_that_is_not_there_fails(tmp_path: Path) -> None:
 def test_a_directory_of_its_own_is_made_at_the_start(tmp_path: Path) -> None:
     found = examine(tmp_path, "capture a", "frames a", captured(tmp_path, 'profile = "lavfi"\ninput = "scene:live"'))
     assert found.verdict("capture a") == found.verdict("frames a") == "ok"
+
+
+def test_a_mistake_is_found_before_the_first_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory is not there yet, and the service would end with 78."""
+    flag = captured(tmp_path, 'profile = "lavfi"\ninput = "scene:live"\nfps = 2.5')
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    examine(tmp_path, "capture a", flag).amiss("capture a", "fail", "a scene needs a whole number")
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_only_a_directory_that_the_start_does_not_make_fails(tmp_path: Path) -> None:
+    scene = 'profile = "lavfi"\ninput = "scene:live"'
+    found = examine(tmp_path, "frames a", captured(tmp_path, scene, str(tmp_path / "a")))
+    assert found.verdict("frames a") == "ok"
+    found = examine(tmp_path, "frames a", captured(tmp_path, scene, str(tmp_path / "missing" / "a")))
+    assert "exit code 78" in found.amiss("frames a", "fail", "is not there")["why"]
 
 
 def test_frames_that_were_captured_elsewhere_would_be_deleted(tmp_path: Path) -> None:

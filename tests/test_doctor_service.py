@@ -75,11 +75,25 @@ def test_a_source_without_frames_or_directory_fails(rig: Callable[..., Rig]) -> 
         config = service.base / "c.toml"
         tables = [f'[[source]]\nname = "{n}"\ndir = "{d}"\nstall_s = 0.5\n' for n, d in service.dirs.items()]
         config.write_text("".join(tables))
-        wait_until(lambda: time.monotonic_ns() - board.memory.started_ns > 10**9, 30, "more than its stall_s")
+        wait_until(lambda: board.memory.ready_ns, 60, "READY")
+        wait_until(lambda: time.monotonic_ns() - board.memory.ready_ns > 10**9, 30, "more than its stall_s")
         found = examine(service.base, "service", f"--config={config}")
     assert found.code == 1
     found.amiss("service", "fail", "a: no frame since the start")
     found.amiss("service", "fail", "b is missing")
+
+
+def test_a_captured_source_has_its_time_to_begin(rig: Callable[..., Rig]) -> None:
+    """A grabber takes seconds to its first frame, and nothing is captured before READY."""
+    with rig("--workers=1") as service:
+        board = board_of(service)
+        wait_until(lambda: board.memory.ready_ns, 20, "READY")
+        wait_until(lambda: time.monotonic_ns() - board.memory.ready_ns > 10**9, 10, "more than its stall_s")
+        config, text = service.base / "c.toml", f'[[source]]\nname = "a"\ndir = "{service.dir}"\nstall_s = 0.5\n'
+        capture = '[source.capture]\nprofile = "lavfi"\ninput = "scene:live"\n'
+        for start_s, code in ((600, 0), (0.5, 1)):
+            config.write_text(f"{text}{capture}start_s = {start_s}\n")
+            assert examine(service.base, "service", f"--config={config}").code == code
 
 
 def test_a_source_that_has_stalled_fails(rig: Callable[..., Rig]) -> None:

@@ -62,7 +62,7 @@ def test_a_whole_file_becomes_a_configuration_that_is_read(tmp_path: Path) -> No
     assert found["host"].dir == "/run/x/frames/host", "in memory, not in the old place"
     grabbed = Capture(profile="v4l2-copy", input="/dev/video0", fps=10.0, audio=True, audio_input="alsa:hw:2,0")
     assert found["Living-Room-Kuche"].capture == grabbed
-    assert (found["device4"].capture, found["device4"].dir) == (None, "/srv/frames/four")
+    assert (found["device4"].capture, found["device4"].dir) == (None, "/srv/frames/four/captures")
     assert found["device10"].capture == Capture(profile="url", input="http://cam/stream.m3u8", live=True)
 
 
@@ -76,7 +76,7 @@ def test_the_comments_are_a_configuration_too(tmp_path: Path) -> None:
     phone, tv = found["Phone"].capture, found["TV"].capture
     assert phone and (phone.profile, phone.input) == ("rtsp", "rtsp://user:hushhush@cam/x")
     assert tv and (tv.profile, tv.input) == ("v4l2-copy", "/dev/video4")
-    assert found["host"].dir == "/var/www/html/stream/capture3"
+    assert found["host"].dir == "/var/www/html/stream/capture3/captures"
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,20 @@ def test_what_a_variable_says(tmp_path: Path, text: str, expected: Capture) -> N
         assert source.capture.input == str(tmp_path / "${HOME}")
     else:
         assert source.capture == expected
+
+
+@pytest.mark.parametrize("path", ["/srv/a", "/srv/a/", "/srv/a/captures", "/srv/a/captures/"])
+def test_frames_are_where_the_old_monitor_looked_for_them(tmp_path: Path, path: str) -> None:
+    """It published and watched `captures/` below the capture path, and nothing in the path itself."""
+    (source,) = sources(tmp_path, f"HOST_VIDEO_CAPTURE_PATH={path}").values()
+    assert source.dir == "/srv/a/captures"
+
+
+@pytest.mark.parametrize(("audio", "warned"), [("pulse", True), ("pulse:hall", True), ("hw:1", False)])
+def test_sound_that_an_installed_service_cannot_hear_is_said(audio: str, warned: bool) -> None:
+    (line,) = [line for line in legacy.convert(f"HOST_VIDEO_SOURCE=:1\nHOST_VIDEO_AUDIO={audio}")[0].splitlines()
+               if line.startswith("audio_input")]  # fmt: skip
+    assert ("PulseAudio is closed to it" in line) is warned
 
 
 def test_one_that_is_disabled_collides_with_nothing() -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import installed, mutes
-from pipeline.commands import incidents, mute, status, unmute
+from pipeline import installed, learned, mutes
+from pipeline.commands import incidents, learn_no_signal, mute, status, unmute
 from pipeline.model import ConfigError, InputError
-from tests.support import Rig
+from tests.cards import captured, plain, write
+from tests.support import Rig, publish
 
 SOURCE = '[[source]]\nname = "{}"\ndir = "/srv/x"\n'
 
@@ -106,3 +107,16 @@ def test_incidents_are_those_of_a_configuration(etc: Path, tmp_path: Path) -> No
     (tmp_path / "own.toml").write_text(f'state_dir = "{tmp_path}/elsewhere"\n')
     with pytest.raises(InputError, match=f"{tmp_path}/elsewhere/.*: no incident log"):
         incidents.run(parsed(incidents, f"--config={tmp_path / 'own.toml'}"))
+
+
+def test_a_picture_is_learned_for_the_installed_service(etc: Path, tmp_path: Path) -> None:
+    """Its state directory is where the service looks for it."""
+    (tmp_path / "state").mkdir()
+    frames = tmp_path / "run" / "frames" / "b"
+    frames.mkdir(parents=True)
+    for number in range(5):
+        publish(frames, number, captured(write(plain("106070"), "NO INPUT", 200, 300), 1.0, 85, number))
+    etc.write_text('[[source]]\nname = "b"\n[source.capture]\nprofile = "lavfi"\ninput = "scene:live"\n')
+    assert learn_no_signal.run(parsed(learn_no_signal, "b")) == 0
+    assert learned.find(str(tmp_path / "state"), "b") is not None
+    assert learn_no_signal.run(parsed(learn_no_signal, "b", "--forget")) == 0

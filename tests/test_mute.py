@@ -162,3 +162,10 @@ def test_mistakes_end_in_one_line(rig: Callable[..., Rig]) -> None:
 def test_no_state_directory_is_said(tmp_path: Path) -> None:
     done = ask(Rig(tmp_path), "mute", "a", "1h")
     assert done.returncode == 66 and done.stderr.startswith(f"stillwatch: {tmp_path / 'state'}: no such directory")
+
+
+@pytest.mark.parametrize("words", [("mute", "a", "1h"), ("unmute", "a")])
+def test_a_file_that_cannot_be_written_is_71(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "state" / "mutes.json.new").mkdir(parents=True)
+    done = ask(Rig(tmp_path), *words)
+    assert done.returncode == 71 and done.stderr.count("\n") == 1 and "ask as the service's user" in done.stderr

@@ -38,12 +38,17 @@ def judged(frame: np.ndarray[Any, np.dtype[np.uint8]], source: Source = SOURCE) 
 @pytest.mark.parametrize("name", BLACKS)
 @pytest.mark.parametrize(
     "limits",
-    [{"black_pct_min": 99.99}, {"lit_tiles_pct_max": 0.0}, {"tint_max": 0.0}, {"black_pct_min": 98.0}],
+    [
+        BlackThresholds(black_pct_min=99.99),
+        BlackThresholds(black_pct_min=98.0),
+        BlackThresholds(lit_tiles_pct_max=0.0),
+        BlackThresholds(tint_max=0.0),
+    ],
     ids=str,
 )
-def test_a_stricter_black_is_what_the_frame_would_have_been(name: str, limits: dict[str, float]) -> None:
-    source = replace(SOURCE, black=BlackThresholds(**limits))
-    keys = [f"black.{key}" for key in limits]
+def test_a_stricter_black_is_what_the_frame_would_have_been(name: str, limits: BlackThresholds) -> None:
+    source = replace(SOURCE, black=limits)
+    keys = ["black.black_pct_min", "black.lit_tiles_pct_max", "black.tint_max"]
     again = rejudged(judged(BLACKS[name]), source, keys)
     assert again.blackscreen == judged(BLACKS[name], source).blackscreen
 

@@ -128,6 +128,27 @@ def test_a_captured_source_has_start_s_to_its_first_frame(tmp_path: Path) -> Non
         assert (ticks(lanes[0]), ticks(lanes[1])) == (1, 2)
 
 
+def test_a_stall_soon_after_the_first_frame_is_seen_within_its_time(tmp_path: Path) -> None:
+    """Long before start_s would have been over."""
+    with contextlib.closing(Bench(tmp_path, "a")) as bench:
+        capture = Capture(profile="lavfi", input="scene:live", start_s=600.0)
+        (source,) = bench.settings.source
+        bench.settings = replace(bench.settings, source=(replace(source, capture=capture),))
+        bench.board.memory.ready_ns = bench.now_ns
+        bench.kill()
+        bench.new_watcher()
+        bench.step()
+        bench.step(1)
+        bench.publish(1)
+        bench.step(0.1)
+        for _ in range(int(10 * STALL_S) - 1):  # as the loop sleeps: it wakes when it said that it would
+            bench.step(min(0.1, bench.watcher.timeout_s(bench.now_ns)))
+        assert ticks(bench.ring.lanes[0]) == 0
+        for _ in range(3):
+            bench.step(0.1)
+        assert ticks(bench.ring.lanes[0]) == 1
+
+
 def test_frames_that_inotify_hid_are_found_before_the_source_is_blamed(tmp_path: Path) -> None:
     with contextlib.closing(Bench(tmp_path, "a")) as bench:
         bench.step()

@@ -174,6 +174,17 @@ def test_all_that_it_tells_stands_in_the_readme(rig: Callable[..., Rig]) -> None
     assert told - readme.names("The numbers it prints") == set()
 
 
+def columns_of(text: str) -> list[list[str]]:
+    """The heads of its tables."""
+    return [[cell.strip() for cell in line.strip("┃").split("┃")] for line in text.splitlines() if line[:1] == "┃"]
+
+
+def test_the_readme_shows_the_tables_as_they_are_printed(rig: Callable[..., Rig]) -> None:
+    with rig("--workers=1") as service:
+        printed = columns_of(ask(service).stdout)
+    assert len(printed) == 2 and printed == columns_of(readme.section("Is it working?"))
+
+
 def test_the_host_is_told_of(rig: Callable[..., Rig]) -> None:
     with rig("--workers=1", "--report-every=0.2") as service:
         wait_until(lambda: service.lines(" host report "), 30, "a report")

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 
 from pipeline.checks import programs
@@ -13,7 +14,7 @@ from pipeline.checks.checkup import Finding, fail, ok, together, unknown, warn
 from pipeline.checks.subject import Subject
 from pipeline.grab import SCRIPT, environment_for
 from pipeline.model import Exit, printable
-from pipeline.ownership import holds_foreign_frames
+from pipeline.ownership import can_be_made, holds_foreign_frames
 from pipeline.settings import Settings, Source
 
 FIVE_ONE = (59, 27)
@@ -74,16 +75,16 @@ def _of_capture(name: str, subject: Subject, source: Source) -> Iterator[Finding
     if device:
         yield from _device(name, subject, device)
     if not os.path.isdir(source.dir):
-        yield ok(name, "its directory is made at the start")
-        return
-    if holds_foreign_frames(source):
+        made = can_be_made(source, subject.settings.runtime_dir)
+        yield ok(name, f"its directory is made at the start{'' if made else ', once it can be: see frames'}")
+    elif holds_foreign_frames(source):
         why = "they would be deleted, so the service refuses to start (exit code 78)"
         mend = 'name an empty directory, or set retention = "always"'
         yield fail(name, f"{source.dir} holds frames that were not captured here, or what goes with them", why, mend)
     if device and not os.path.exists(device):
         return  # capture.sh has nothing else to say
     try:
-        answer = programs.ask([SCRIPT, "--dry-run"], environment=environment_for(source))
+        answer = _rehearse(source)
     except programs.NoAnswer as error:
         yield unknown(name, str(error), f"try FFmpeg by hand: {source.capture.ffmpeg or 'ffmpeg'} -version")
         return
@@ -93,6 +94,15 @@ def _of_capture(name: str, subject: Subject, source: Source) -> Iterator[Finding
         return
     text, _, mend = printable(lines[-1] if lines else f"capture.sh ended with {answer.code}").partition("; ")
     yield fail(name, text, "its FFmpeg does not start", mend or "correct [source.capture]")
+
+
+def _rehearse(source: Source) -> programs.Answer:
+    """What capture.sh says; before the first start in a directory that goes again."""
+    environment = environment_for(source)
+    if os.path.isdir(source.dir):
+        return programs.ask([SCRIPT, "--dry-run"], environment=environment)
+    with tempfile.TemporaryDirectory(prefix="stillwatch-doctor-") as instead:
+        return programs.ask([SCRIPT, "--dry-run"], environment={**environment, "CAPTURE_DIR": instead})
 
 
 def _device(name: str, subject: Subject, device: str) -> Iterator[Finding]:

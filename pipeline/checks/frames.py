@@ -17,6 +17,7 @@ from pipeline.checks.subject import Subject
 from pipeline.frames import SUFFIX, FrameNames
 from pipeline.model import describe, printable
 from pipeline.mounts import file_system_type, is_blind, is_memory
+from pipeline.ownership import can_be_made
 from pipeline.settings import Source
 
 LOOK_S = 2.0  # for a frame to come
@@ -66,9 +67,11 @@ def _of_frames(name: str, subject: Subject, source: Source) -> Iterator[Finding]
 
 
 def _absent(name: str, subject: Subject, source: Source) -> Finding:
-    if source.capture and source.dir.startswith(f"{subject.settings.runtime_dir}/"):
+    if source.capture and can_be_made(source, subject.settings.runtime_dir):
         return ok(name, f"{source.dir} is made at the start")
     why = "nothing can be seen before it is there; the service waits for it"
+    if source.capture:
+        why = "what is above it is missing, a mount perhaps: the service does not start (exit code 78)"
     mend = f"sudo install -d -o {subject.account.name} -m 2770 {source.dir}; or correct dir of the source"
     return fail(name, f"{source.dir} is not there", why, mend)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-LIMIT_S = 5.0
+LIMIT_S = 10.0  # a Pi starts FFmpeg from a cold card in a few seconds, and all checks ask theirs at once
 
 
 @dataclass(frozen=True)

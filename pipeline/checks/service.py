@@ -17,7 +17,7 @@ from pipeline.settings import Source
 from pipeline.snapshot import Snapshot, SourceView
 
 _SLACK_S = 1.0  # between two readings of two clocks
-_STALL_S = Source(name="").stall_s
+_UNKNOWN = Source(name="")  # one that is watched and not configured any more
 
 
 def service(subject: Subject) -> list[Finding]:
@@ -66,9 +66,9 @@ def _of_service(subject: Subject, seen: Snapshot) -> Iterator[Finding]:
         elif process.restarts:
             times = "once" if process.restarts == 1 else f"{process.restarts} times"
             yield warn(name, f"{process.name} was restarted {times}", "something kills it", log)
-    stall_s = {source.name: source.stall_s for source in subject.settings.source}
+    configured = {source.name: source for source in subject.settings.source}
     for source in seen.sources:
-        yield _source(source, stall_s.get(source.name, _STALL_S), seen)
+        yield _source(source, configured.get(source.name, _UNKNOWN), seen)
     for line, view in (("uploads", seen.uploads), ("notices", seen.notices)):
         if view.state == LineState.PAUSED.name:
             yield fail(name, f"{line} wait for somebody to mend them", "the log says what was refused", log)
@@ -95,13 +95,14 @@ def _settings_in_use(subject: Subject, seen: Snapshot) -> Finding:
     return warn(name, f"{file} was changed after the service read it", why, mend)
 
 
-def _source(source: SourceView, stall_s: float, seen: Snapshot) -> Finding:
-    name, age_s = "service", source.frame_age_s
+def _source(source: SourceView, configured: Source, seen: Snapshot) -> Finding:
+    name, age_s, stall_s = "service", source.frame_age_s, configured.stall_s
+    start_s = max(stall_s, configured.capture.start_s if configured.capture else 0.0)
     if source.state not in ("WATCHING", "POLLING"):
         why = {"MISSING": "its directory is not there", "CONFLICT": "another source has its directory"}
         mend = "make the directory, or correct the configuration"
         return fail(name, f"{source.name} is {source.state.lower()}", why.get(source.state, "not seen yet"), mend)
-    if age_s is None and (seen.uptime_s or 0) > stall_s:
+    if age_s is None and (seen.uptime_s or 0) - (seen.ready_after_s or 0) > start_s:
         return fail(name, f"{source.name}: no frame since the start", "nobody publishes there", "look at its FFmpeg")
     if age_s is not None and age_s > stall_s:
         text = f"{source.name}: no frame for {age_s:.0f} s"

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from msgspec.structs import replace
 
-from pipeline import config, console, detectors, learned, signature
+from pipeline import config, console, detectors, installed, learned, signature
 from pipeline.commands.run import flags_of
 from pipeline.detectors import BadPicture, Picture
 from pipeline.frames import SUFFIX, FrameNames, read_frame
@@ -26,7 +26,8 @@ LEAST_RECOGNISED_PCT = 90
 
 EPILOG = """\
 examples:
-  ./stillwatch learn-no-signal stb1 --config stillwatch.toml     unplug stb1, wait 10 s, then type this
+  sudo stillwatch learn-no-signal stb1                           unplug stb1, wait 10 s, then type this
+  ./stillwatch learn-no-signal stb1 --config stillwatch.toml     for a service that is not installed
   ./stillwatch learn-no-signal stb1 --from recordings/no-signal  from recorded frames
   ./stillwatch learn-no-signal stb1 --forget
 
@@ -46,13 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--forget", action="store_true", help="remove what was learned")
     add("--config", metavar="FILE", help="the service's settings")
     add("--source", metavar="NAME=DIR", action="append", help="a source, as for `run`")
-    add("--state-dir", metavar="DIR", help="the service's state directory (default: where `run` would put it)")
-    add("--runtime-dir", metavar="DIR", help="the service's runtime directory (default: likewise)")
+    add("--state-dir", metavar="DIR", help=f"the service's state directory ({installed.WHICH})")
+    add("--runtime-dir", metavar="DIR", help="the service's runtime directory (likewise)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Learn, or forget."""
-    settings = config.load(arguments.config, os.environ, flags_of(arguments))
+    if arguments.source:
+        settings = config.load(arguments.config, os.environ, flags_of(arguments))
+    else:
+        settings = installed.settings_for_reading(arguments)
     source = _source(settings, arguments.name, arguments.directory, arguments.forget)
     if arguments.forget:
         known = learned.forget(settings.state_dir, source.name)

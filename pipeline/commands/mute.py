@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from pipeline import console, installed, mutes
 from pipeline.board import Board
-from pipeline.model import Exit, InputError, describe
+from pipeline.model import Exit, InputError, StillwatchError, describe
 from pipeline.sidecar import timestamp
 
 MAX_S = 30 * 86_400
@@ -26,6 +26,12 @@ Frames are judged as always, and incidents are recorded with their evidence, mar
 the time is over is reported then.
 Exit codes: 0 done, 66 no such source or no state directory, 71 the file cannot be written.
 """
+
+
+class RefusedError(StillwatchError):
+    """The mute could not be written down."""
+
+    exit_code = Exit.OS_ERROR
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +72,7 @@ def set_mute(arguments: argparse.Namespace, until_ns: int) -> None:
     except FileNotFoundError as error:
         raise InputError(f"{state_dir}: no such directory; name the service's with --state-dir") from error
     except OSError as error:
-        raise InputError(f"{state_dir}: {describe(error)}; ask as the service's user") from error
+        raise RefusedError(f"{state_dir}: {describe(error)}; ask as the service's user") from error
     told = f"muted until {(timestamp(until_ns) or '')[:19]} UTC" if until_ns > wall_ns else "reported again"
     console.say(f"{source}: {told}")
 

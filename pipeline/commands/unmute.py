@@ -9,7 +9,7 @@ from pipeline.model import Exit
 
 EPILOG = """\
 What opened meanwhile and is still open is reported now.
-Exit codes: 0 done, 66 no such source or no state directory.
+Exit codes: 0 done, 66 no such source or no state directory, 71 the file cannot be written.
 """
 
 
