@@ -41,7 +41,7 @@ RULES = (STILLWATCH, OLD, UPSTREAM, FFMPEG)
 DEFAULTS = {"freeze": f"{FFMPEG} n=0.001 d=2.0", "black": f"{FFMPEG} pic_th=0.98 pix_th=0.1 d=2.0"}
 """FFmpeg's filters as they come."""
 
-_LOOK_EVERY_S = 1.0  # for macroblocks: more often than the service does, so that there is something to count
+_LOOK_EVERY_S = 0.4  # for macroblocks: more often than the service does, so that there is something to count
 
 Frames = list[tuple[bytes, FrameId]]
 

@@ -57,7 +57,7 @@ def stalls(service: CaptureRig, count: int = 1, closed: bool = False) -> list[di
         ready = sum(incident["state"] == "closed" or not closed for incident in incidents)
         return incidents if ready >= count else None
 
-    incidents: list[dict[str, Any]] = wait_until(found, 40, f"{count} incidents")
+    incidents: list[dict[str, Any]] = wait_until(found, 90, f"{count} incidents")
     assert [incident["condition"] for incident in incidents] == ["capture_stalled"] * count, incidents
     return incidents
 

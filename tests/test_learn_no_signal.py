@@ -254,7 +254,7 @@ RULES = "[source.rules.no_signal]\nraise_s = 0\nclear_s = 0\n"
 def service_over(tmp_path: Path) -> FaultRig:
     rig = FaultRig(tmp_path)
     rig.config = tmp_path / "settings.toml"
-    rig.config.write_text(f'min_free_bytes = 0\n[[source]]\nname = "a"\ndir = "{rig.dir}"\n{RULES}')
+    rig.config.write_text(f'min_free_bytes = 0\n[[source]]\nname = "a"\ndir = "{rig.dir}"\nstall_s = 600\n{RULES}')
     return rig
 
 

@@ -326,6 +326,7 @@ def test_a_system_that_refuses_processes_is_asked_again_later(
 @contextlib.contextmanager
 def descriptors_left(room: int) -> Iterator[None]:
     """This process under RLIMIT_NOFILE, with `room` descriptors to spare."""
+    gc.collect()  # what earlier tests left would be closed some time, and make room
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     filled = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)]
     highest = max(filled[0], *map(int, os.listdir("/proc/self/fd")))

@@ -135,6 +135,7 @@ def _label(case: Case, observer: truths.Observer) -> Truth:
         still=truths.spans(freeze.still),
         pause=truths.spans(freeze.pause),
         faults=tuple(sorted(faults, key=lambda fault: fault.first)),
+        macroblocks=(False,) * case.frames,  # nobody has broken it; see `broken`
     )
 
 
