@@ -33,6 +33,7 @@ def prepare(settings: Settings, answer_s: float = ANSWER_S) -> None:
     """Make and mark the directories of captured sources, and ask capture.sh about each, no longer than `answer_s` in
     all. Raises ConfigError, or UnavailableError where FFmpeg is missing or gives no answer."""
     captured = [(f"source[{n}]", source) for n, source in enumerate(settings.source) if source.capture is not None]
+    captured = [(key, source) for key, source in captured if _may_begin(source, settings)]
     for key, source in captured:
         _prepare_directory(key, source, settings.runtime_dir)
     deadline = time.monotonic() + answer_s
@@ -87,6 +88,14 @@ def _remove(path: str) -> None:
     finally:
         os.close(fd)
     log.info(event("frames of a source that left removed", dir=path, files=len(found)))
+
+
+def _may_begin(source: Source, settings: Settings) -> bool:
+    """Whether the directory can be made; not while what is above it is missing, a mount perhaps: that is waited for."""
+    if settings.strict or ownership.can_be_made(source, settings.runtime_dir):
+        return True
+    log.warning(event("no directory for frames, waiting for what is above it", source=source.name, dir=source.dir))
+    return False
 
 
 def _prepare_directory(key: str, source: Source, runtime_dir: str) -> None:

@@ -147,12 +147,28 @@ def _value_of(key: str, text: str) -> Any:
 
 def _convert(tree: dict[str, Any], where: Mapping[str, str]) -> Settings:
     try:
-        return msgspec.convert(tree, Settings)
+        return msgspec.convert(_with_whole_rules(tree), Settings)
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(str(error), tree, where)) from error
     except UnicodeEncodeError:
         key = next((key for key, value in tree.items() if isinstance(value, str) and not value.isprintable()), "?")
         raise ConfigError(_placed(key, "must be valid UTF-8", where)) from None
+
+
+def _with_whole_rules(tree: dict[str, Any]) -> dict[str, Any]:
+    """With what a source's rules leave out taken from the rules that hold by default."""
+    sources = tree.get("source")
+    if not isinstance(sources, list):
+        return tree
+    return {**tree, "source": [_with_whole_rule(source) for source in sources]}
+
+
+def _with_whole_rule(source: Any) -> Any:
+    if not (isinstance(source, dict) and isinstance(rules := source.get("rules"), dict)):
+        return source
+    usual = {name: msgspec.to_builtins(RULES[name]) for name in rules if name in RULES}
+    whole = {name: usual.get(name, {}) | rule if isinstance(rule, dict) else rule for name, rule in rules.items()}
+    return {**source, "rules": whole}
 
 
 def _explain(message: str, tree: Mapping[str, Any], where: Mapping[str, str]) -> str:
@@ -272,6 +288,9 @@ def _check_source(source: Source, names: set[str], wrong: Any) -> None:
             near = difflib.get_close_matches(condition, RULES, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(RULES)}"
             raise wrong(f"rules.{condition}", f"unknown condition; {hint}")
+    stalled = source.rules.get("capture_stalled")
+    if stalled and stalled.raise_s not in (source.stall_s, RULES["capture_stalled"].raise_s):
+        raise wrong("rules.capture_stalled.raise_s", "has no meaning here; set the source's stall_s")
     if source.capture is not None:
         _check_capture(source, source.capture, lambda key, reason: wrong(f"capture.{key}", reason))
 

@@ -113,7 +113,7 @@ class Grabber:
         self._popen: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
         self._started_ns = 0
-        self._first_number = 0  # of this run, as far as is known
+        self._first_number = self._counted_from = 0  # of this run, as far as is known
         self._first_ns = self._newest_ns = 0  # of this run's frames
         self._kill_ns = 0  # when SIGTERM will not have helped
         self._absent = ""  # what is not there
@@ -139,7 +139,8 @@ class Grabber:
                 self._start(now_ns, next_number)
             return
         self._hear(self.tail.take())
-        if next_number - self._first_number >= PROGRESS:
+        self._counted_from = self._counted_from or next_number  # at the start perhaps nobody had looked yet
+        if next_number - self._counted_from >= PROGRESS:
             self._backoff.worked()
         if self._popen.poll() is not None:
             self._ended(now_ns)
@@ -227,7 +228,7 @@ class Grabber:
         self._row.ffmpeg_restarts += self._started_ns > 0
         self._row.ffmpeg_pid = self._popen.pid
         self._started_ns, self._first_ns, self._newest_ns, self._kill_ns = now_ns, 0, 0, 0
-        self._first_number = max(next_number, 1)
+        self._first_number, self._counted_from = max(next_number, 1), next_number
         self._set(CaptureState.STARTING)
 
     def _not_started(self, error: OSError | ConfigError, now_ns: int) -> None:

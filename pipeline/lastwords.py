@@ -18,9 +18,10 @@ def write(runtime_dir: str, source: str, lines: list[str]) -> None:
     path = _path(runtime_dir, source)
     with suppress(FileExistsError):
         os.mkdir(os.path.dirname(path), 0o750)
-    with open(f"{path}.new", "w", encoding="utf-8", errors="backslashreplace") as file:
+    temporary = _path(runtime_dir, f".{source}")  # no source is called so
+    with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(f"{line}\n" for line in lines[-MAX_LINES:])
-    os.rename(f"{path}.new", path)
+    os.rename(temporary, path)
 
 
 def forget(runtime_dir: str, source: str) -> None:

@@ -26,6 +26,7 @@ class LogSink(logging.Handler):
         super().__init__()
         self.dropped = 0  # lines that were not taken, since the start
         self._untold = 0
+        self._is_cut = False  # the beginning of a long line was taken, its end was not
         self._path, self._identity = path, (0, 0)
         self._journal = not path and is_journal(fd, environment if environment is not None else os.environ)
         self._socket: socket.socket | None = None
@@ -68,13 +69,17 @@ class LogSink(logging.Handler):
     def _write(self, line: str, level: int) -> bool:
         prefix = next(f"<{number}>" for least, number in _PRIORITIES if level >= least) if self._journal else ""
         data = "".join(f"{prefix}{part}\n" for part in line.split("\n")).encode("utf-8", "backslashreplace")
+        data = b"\n" * self._is_cut + data
+        at = 0
         try:
             if self._path:
                 self._follow_file()
             for at in range(0, len(data), MAX_WRITE_BYTES):
                 self._put(data[at : at + MAX_WRITE_BYTES])
         except OSError:
+            self._is_cut |= at > 0
             return False
+        self._is_cut = False
         return True
 
     def _put(self, data: bytes) -> None:

@@ -24,6 +24,8 @@ from pipeline.spool import SPOOL_DIR, Spool
 
 OUTCOMES = ("judged", "invalid", "skipped", "vanished")
 _NS = 1_000_000_000
+_TICK_NS = 20_000_000  # the kernel's stamp of a process is as exact as this
+_START_TIME = 19  # field of /proc/PID/stat, counted behind the name: in ticks since the boot, sleep included
 
 
 class ProcessView(msgspec.Struct, frozen=True):
@@ -113,7 +115,7 @@ def take(board: Board, state_dir: str) -> Snapshot:
     now_ns, memory = time.monotonic_ns(), board.memory
     pid, started_ns = int(memory.supervisor_pid), int(memory.started_ns)
     supervisor = ChildRow(name=b"supervisor", pid=pid, state=State.RUNNING, started_ns=started_ns, cpu=-1)
-    running = _is_ours(pid)
+    running = _is_ours(pid, started_ns)
     last_ns = now_ns if running else _last_sign_ns(board, now_ns)
     mutes_ns = mutes.read(state_dir)
     ready_ns = int(memory.ready_ns)
@@ -155,14 +157,27 @@ def cpu_pct(earlier: Snapshot, later: Snapshot) -> Mapping[int, float]:
     }
 
 
-def _is_ours(pid: int) -> bool:
-    """Whether the supervisor lives: the board's file outlives it."""
+def _is_ours(pid: int, started_ns: int) -> bool:
+    """Whether the supervisor lives: the board's file outlives it, and its number may be another process's by now."""
     try:
-        return "stillwatch" in " ".join(psutil.Process(pid).cmdline())
+        named = "stillwatch" in " ".join(psutil.Process(pid).cmdline())
+        return named and _born_ns(pid) <= started_ns + _TICK_NS
     except psutil.AccessDenied:
         return True
     except psutil.Error:
         return False
+
+
+def _born_ns(pid: int) -> int:
+    """When a process began, on the monotonic clock, which a step of the other one does not move; 0 where that is not
+    told."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[_START_TIME])
+    except OSError:
+        return 0
+    slept_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+    return ticks * _NS // os.sysconf("SC_CLK_TCK") - slept_ns
 
 
 def _last_sign_ns(board: Board, now_ns: int) -> int:

@@ -152,13 +152,13 @@ class CaptureRig(FaultRig):
         """Wait until so many more frames of a source are judged; the highest number."""
         row = self.row(source)
         enough = row.judged + count
-        wait_until(lambda: row.judged >= enough, 20, f"{count} frames of {source}")
+        wait_until(lambda: row.judged >= enough, 60, f"{count} frames of {source}")
         return int(row.last_number)
 
     def settle(self) -> None:
         """Wait until all sources' frames flow and no incident is open. A slow start is a stall too: it is forgotten."""
         goals = [(row, row.judged + 12) for row in map(self.row, self.dirs)]
-        wait_until(lambda: all(row.judged >= goal for row, goal in goals), 20, "frames of all sources")
+        wait_until(lambda: all(row.judged >= goal for row, goal in goals), 60, "frames of all sources")
         wait_until(lambda: all(incident["state"] == "closed" for incident in self.incidents()), 20, "all is well")
         self._before = {incident["id"] for incident in self.incidents()}
 

@@ -251,8 +251,16 @@ def test_captured_sound_has_one_place(tmp_path: Path) -> None:
 
 def test_a_directory_below_one_that_is_missing_is_not_made(tmp_path: Path) -> None:
     """A mount may be missing there: what is made in its place would be on the card."""
-    service = CaptureRig(tmp_path, sources={"a": {"dir": str(tmp_path / "missing" / "a")}})
+    place = tmp_path / "missing" / "a"
+    service = CaptureRig(tmp_path, sources={"a": {"dir": str(place)}, "b": {}})
+    service.flags = ("--strict",)
     refused(service, Exit.CONFIG, "source[0].dir: ", "No such file")
+    service.flags = ()
+    with service:
+        service.wait_frames("b", 3)
+        assert len(service.lines("waiting for what is above it")) == 1 and not place.parent.exists()
+        place.parent.mkdir()
+        service.wait_frames("a", 3)
 
 
 def test_an_ffmpeg_that_becomes_unfit_later_is_tried_again(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
@@ -53,6 +54,18 @@ def test_a_pipe_that_nobody_reads_costs_lines_and_no_time(logger: logging.Logger
     assert dropped > 0 and len(first) == 10_000 - dropped and first[0] == "line 0"
     logger.info("again")
     assert read_all(reader).splitlines() == [f"{dropped} log lines were dropped: nobody took them", "again"]
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_line_that_was_cut_does_not_run_into_the_next(logger: logging.Logger) -> None:
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 3 * 4096)
+    logger.addHandler(LogSink(writer))
+    logger.info("x" * 30_000)
+    assert set(read_all(reader).strip()) == {"x"}
+    logger.info("next")
+    assert read_all(reader).splitlines()[-1] == "next"
     os.close(reader)
     os.close(writer)
 

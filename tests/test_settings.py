@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from pipeline.config import load
-from pipeline.model import Exit
+from pipeline.model import RULES, Exit, Rule
 from pipeline.settings import Capture, Settings
 from tests.machine import STRANGER, UNPRIVILEGED, needs, open_place
 from tests.support import ROOT
@@ -67,9 +67,9 @@ IN_FILE = {
         SOURCE + "[source.rules.x]\nraise_s = 1\nclear_s = 1",
         ["source[0].rules.x", "no_signal"],
     ),
-    "rule without its end": (
-        SOURCE + "[source.rules.black]\nraise_s = 1",
-        ["source[0].rules.black.clear_s", "missing"],
+    "rule whose length is another setting": (
+        SOURCE + "[source.rules.capture_stalled]\nraise_s = 7",
+        ["source[0].rules.capture_stalled.raise_s", "stall_s"],
     ),
     "unknown key of a rule": (
         SOURCE + "[source.rules.black]\nraise_s = 1\nclear_s = 1\n[source.rules.freeze]\nrais_s = 1",
@@ -322,3 +322,12 @@ def test_capture_settings_are_said_in_the_words_of_capture_sh() -> None:
 def test_all_defaults_are_valid_settings() -> None:
     tree = msgspec.to_builtins(Settings())
     assert msgspec.convert(tree, Settings) == Settings()
+
+
+def test_what_a_rule_leaves_out_is_as_usual(tmp_path: Path) -> None:
+    (tmp_path / "rig.toml").write_text(
+        SOURCE + "[source.rules.black]\nraise_s = 4\n[source.rules.capture_stalled]\nclear_s = 1.0"
+    )
+    (source,) = load(str(tmp_path / "rig.toml"), {}, {}).source
+    assert source.rule_of("black") == Rule(4.0, RULES["black"].clear_s)
+    assert source.rule_of("capture_stalled") == Rule(source.stall_s, 1.0, RULES["capture_stalled"].clear_frames)

@@ -105,6 +105,19 @@ def test_when_it_ended_is_not_known_from_an_earlier_boot(tmp_path: Path) -> None
         assert (seen.running, seen.uptime_s, seen.ended_age_s) == (False, None, None)
 
 
+def test_another_process_of_its_number_is_not_taken_for_it(tmp_path: Path) -> None:
+    board = Board.create(str(tmp_path), ["watcher"], ["a"])
+    os.close(board.fd)
+    command = [sys.executable, "-c", "import sys; sys.stdin.read()", "stillwatch.toml"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as other:
+        board.memory.supervisor_pid = other.pid
+        board.memory.started_ns = time.monotonic_ns()
+        assert snapshot.take(board, str(tmp_path)).running
+        board.memory.started_ns -= 10**9
+        assert not snapshot.take(board, str(tmp_path)).running
+        other.communicate()
+
+
 def test_a_muted_source_is_told(rig: Callable[..., Rig]) -> None:
     with rig("--workers=1", sources=("a", "b")) as service:
         hour_ns, now_ns = 3600 * 10**9, time.time_ns()
