@@ -72,7 +72,7 @@ class Stock:
 
     def has(self, frame: Frame) -> bool:
         """Whether a file of this name is known."""
-        return any(known.has(frame) for known in self._ranges)
+        return any(known.has(frame) for known in reversed(self._ranges))  # those asked for are new, as a rule
 
     def unknown_of(self, frames: set[Frame]) -> list[Frame]:
         """Those of these names that are not known, by number. Looks at each file once, however many ranges there are:
