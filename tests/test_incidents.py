@@ -561,7 +561,7 @@ def test_unknown_conditions_are_refused_in_rules_and_ignored_in_verdicts() -> No
     assert play(film(freeze="TTTTTTTT"), tracker({"black": RULE})) == []
 
 
-@pytest.mark.parametrize(("name", "limit"), [("capture_000000123", 4096), ("p" * 251, MAX_STATE_BYTES * 3 // 4)])
+@pytest.mark.parametrize(("name", "limit"), [("capture_000000123", 5120), ("p" * 251, MAX_STATE_BYTES * 3 // 4)])
 def test_the_largest_state_fits_into_the_record(name: str, limit: int) -> None:
     """All conditions pending, and one open on top of it, each with its own frames."""
     by = tracker({condition: Rule(1000 if condition != RANK[-1] else 3, 10) for condition in RANK})
