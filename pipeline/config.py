@@ -288,6 +288,13 @@ def _check_source(source: Source, names: set[str], wrong: Any) -> None:
             near = difflib.get_close_matches(condition, RULES, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(RULES)}"
             raise wrong(f"rules.{condition}", f"unknown condition; {hint}")
+    blocks, raise_s = source.macroblocks, source.rule_of("macroblocks").raise_s
+    if 0 < blocks.every_s < 1:
+        raise wrong(
+            "macroblocks.every_s", f"{blocks.every_s:g} s is too often for a look at full size: 1 or more, or 0"
+        )
+    if blocks.incident and not 0 < blocks.every_s <= raise_s / 2:
+        raise wrong("macroblocks.every_s", f"{blocks.every_s:g} s; an incident after {raise_s:g} s needs two looks")
     stalled = source.rules.get("capture_stalled")
     if stalled and stalled.raise_s not in (source.stall_s, RULES["capture_stalled"].raise_s):
         raise wrong("rules.capture_stalled.raise_s", "has no meaning here; set the source's stall_s")

@@ -29,7 +29,7 @@ from pipeline.motion import Span, Step
 from pipeline.overlay import rest_has_stopped
 from pipeline.standing import MAX_MS, NOT_COMPARED, FreezeMemory, Standing
 from pipeline.tilemap import KEPT_SLOTS, SETTLE_SLOTS, TileMap
-from pipeline.tiles import TILE_COLUMNS, TILE_ROWS, UNIT, Flags, Grid, Ints, Picture
+from pipeline.tiles import UNIT, Flags, Grid, Ints, Picture
 
 _FINE = 1024
 
@@ -90,8 +90,8 @@ class _Stop(NamedTuple):
     ticking: int  # tiles that used to tick and stand
 
 
-def is_large(tiles: int, of: int = TILE_ROWS * TILE_COLUMNS) -> bool:
-    """Whether so many tiles are a large part of a picture, as a film is on a screen."""
+def is_large(tiles: int, of: int) -> bool:
+    """Whether so many tiles are a large part of all of them, as a film is on a screen."""
     return 100 * tiles >= _FILM_PCT * of
 
 

@@ -135,14 +135,13 @@ class Judge:
             colour = partial(detectors.decode_colour, data)
             black = self._black.judge(self._masks.unlit(picture), colour)
             no_signal = self._no_signal.judge(picture, colour)
-            looks = order is not Order.LATE and not black.value and not no_signal.value and self._look_is_due(time_ns)
-            full = detectors.decode_full(data) if looks else None
         except detectors.BadPicture as error:
             raise InvalidFrame(str(error)) from error
         masked = self._masks.unchanging(picture)
         standing, names = self._judge_sequence(masked, stem, order, time_ns)
         zap = None if order is Order.LATE else self._judge_zap(masked, black, time_ns)
-        blocks = macroblocks.find(self._masks.unchanging(full), standing.tile_map) if full is not None else None
+        plain = bool(black.value or no_signal.value)
+        blocks = None if plain else self._look_for_blocks(picture, data, standing.tile_map, time_ns)
         self.state.black_frames += black.value is True
         self.state.freeze_frames += standing.verdict.value is True
         self.state.no_signal_frames += no_signal.value is True
@@ -163,13 +162,20 @@ class Judge:
             quality_score=blocks.quality if blocks else None,
         )
 
-    def _look_is_due(self, time_ns: int) -> bool:
-        """Whether to look for macroblocks in this frame: a look costs too much for every one."""
+    def _look_for_blocks(
+        self, picture: detectors.Picture, data: bytes, tile_map: str | None, time_ns: int
+    ) -> macroblocks.Blocks | None:
+        """What is found in the frame, where a look is due, which costs too much for every one, and can be had."""
         every_s, last_ns = self._source.macroblocks.every_s, self.state.looked_ns
-        if not every_s or (last_ns is not None and 0 <= time_ns - last_ns < every_s * _NS):
-            return False
+        due = every_s > 0 and (last_ns is None or abs(time_ns - last_ns) >= every_s * _NS)
+        if not due or tile_map is None or not macroblocks.may_look(picture):
+            return None
         self.state.looked_ns = time_ns
-        return True
+        try:
+            full = detectors.decode_full(data)
+        except detectors.BadPicture:  # no memory for it, say: the frame is judged all the same
+            return None
+        return macroblocks.find(self._masks.unchanging(full), tile_map)
 
     def _blocks_verdict(self, blocks: macroblocks.Blocks | None) -> Verdict:
         if blocks is None:

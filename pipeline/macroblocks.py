@@ -7,12 +7,13 @@ vertical and a horizontal edge of it are steps: a window's frame has four such b
     pct = cornered blocks on the grid of the codec  -  cornered blocks on the same grid, moved aside  -  chance
 
 The second is what the picture itself has of corners, or the JPEG of the capture: text, windows and buildings cancel
-out. The last is the root of both together. What has stood for seconds is part of the picture, too, such as a menu whose
-boxes happen to lie on the grid: a codec mends what stands. A stream was scaled on its way to the frame: the grids of
-the usual sizes are all tried, the worst counts.
+out. The last is the root of both together. What has stood for seconds is left out, such as a menu whose boxes happen to
+lie on the grid: a codec mends what stands. A stream was scaled on its way to the frame: the grids of the usual sizes
+are all tried, the worst counts. A grid that does not begin in the frame's corner (a stream with bars beside it) is not
+found.
 
-It needs the frame at full size, where a decode and a look cost about as much as three frames do otherwise: hence one
-frame every few seconds. Integers but for the last division, so that every machine writes the same digits.
+It needs the frame at full size, where a decode and a look cost three to five times as much as a frame does otherwise:
+hence one frame every few seconds. Counts are integers, so that every machine writes the same digits.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.detectors import REDUCTION
 from pipeline.tiles import Flags, Picture
 
 Ints = npt.NDArray[np.intp]
@@ -34,6 +36,9 @@ SENT = ((1920, 1080), (1280, 720), (720, 576), (720, 480))
 
 MOST_PIXELS = 1920 * 1088
 """Larger frames are not looked at: what is needed for it would be a fifth of a worker's memory."""
+
+LEAST_LIVE_PCT = 25
+"""Pct of the blocks that must have changed lately: less is a screen, on which something small moves."""
 
 HALF_PCT = 1.2
 """Pct of cornered blocks at which a picture has half its quality. Clean films reached 0.2, desktops 1.1 (tuning)."""
@@ -52,20 +57,25 @@ _LIVE = "012"  # whole seconds since a tile changed, as the tile map has them
 class Blocks(NamedTuple):
     """What was found in one picture."""
 
-    pct: float  # of its blocks that are cornered, above what is usual in it; never below 0
+    pct: float  # of its live blocks that are cornered, above what is usual in it; never below 0
     quality: float  # 100: none; 50: HALF_PCT of them
 
 
-def find(picture: Picture, tile_map: str | None = None) -> Blocks | None:
+def may_look(small: Picture) -> bool:
+    """Whether a frame is neither too large to be looked at nor too small to have a grid, by its picture at 1/8."""
+    return small.size * REDUCTION**2 <= MOST_PIXELS and min(small.shape) * REDUCTION >= 8 * _SIDE
+
+
+def find(picture: Picture, tile_map: str) -> Blocks | None:
     """Look at a frame in grey at full size, (height, width), where its tile map says that it has lately changed. None
-    if it is too large, or too small to have a grid."""
+    where that is too little of it."""
     height, width = picture.shape
-    if picture.size > MOST_PIXELS or min(height, width) < 8 * _SIDE:
-        return None
     across = _Steps(picture[::_EVERY])
     down = _Steps(cv2.transpose(picture[:, ::_EVERY]))  # type: ignore[arg-type]
     live = _live_tiles(tile_map)
-    pct = max((_excess_pct(across, down, sides, live) for sides in _grids(width, height)), default=0.0)
+    if 100 * np.count_nonzero(live) < LEAST_LIVE_PCT * live.size:
+        return None
+    pct = max(_excess_pct(across, down, sides, live) for sides in _grids(width, height))
     pct = round(max(pct, 0.0), 3)
     return Blocks(pct, round(100 / (1 + pct / HALF_PCT), 1))
 
@@ -94,30 +104,28 @@ def _grids(width: int, height: int) -> set[tuple[float, float]]:
     return {side for side in sides if min(side) >= _LEAST_SIDE}
 
 
-def _live_tiles(tile_map: str | None) -> Flags:
-    """Per tile whether it has changed in the last seconds; all have where nobody knows."""
-    if tile_map is None:
-        return np.ones((1, 1), np.bool_)
+def _live_tiles(tile_map: str) -> Flags:
+    """Per tile whether it has changed in the last seconds."""
     return np.array([[symbol in _LIVE for symbol in row] for row in tile_map.split(" ")])
 
 
 def _excess_pct(across: _Steps, down: _Steps, sides: tuple[float, float], live: Flags) -> float:
     on_grid, blocks = _cornered(across, down, sides, (0.0, 0.0), live)
     beside = max(_cornered(across, down, sides, aside, live)[0] for aside in _ASIDE)
-    return 100 * (on_grid - beside - math.isqrt(on_grid + beside)) / blocks
+    return 100 * (on_grid - beside - math.isqrt(on_grid + beside)) / max(1, blocks)
 
 
 def _cornered(
     across: _Steps, down: _Steps, sides: tuple[float, float], aside: tuple[float, float], live: Flags
 ) -> tuple[int, int]:
-    """How many blocks of a grid are cornered and live, and how many blocks there are."""
+    """How many blocks of a grid are live and cornered, and how many are live."""
     columns, rows = (
         _boundaries(steps.length, side, shift) for steps, side, shift in zip((across, down), sides, aside, strict=True)
     )
     vertical, horizontal = across.edges(columns, rows), down.edges(rows, columns).T
     cornered = (vertical[:, 1:] | vertical[:, :-1]) & (horizontal[1:] | horizontal[:-1])
-    cornered &= live[_tiles(rows, down.length, live.shape[0])][:, _tiles(columns, across.length, live.shape[1])]
-    return int(np.count_nonzero(cornered)), cornered.size
+    moving = live[_tiles(rows, down.length, live.shape[0])][:, _tiles(columns, across.length, live.shape[1])]
+    return int(np.count_nonzero(cornered & moving)), int(np.count_nonzero(moving))
 
 
 def _tiles(ends: Ints, length: int, tiles: int) -> Ints:

@@ -192,8 +192,8 @@ class BlockThresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A picture has fallen apart if too many of its macroblocks have corners where the codec's grid has them."""
 
     every_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
-    """Seconds from one look to the next, at least; 0: never. A look needs the frame at full size and costs as much as
-    three to five frames do otherwise; so more than one each second is not worth having."""
+    """Seconds from one look to the next, 1 at least; 0: never. A look needs the frame at full size and costs three to
+    five times as much as a frame does otherwise."""
 
     quality_min: Pct = 50.0
     """quality_score below which the picture has fallen apart; see macroblocks.HALF_PCT."""
@@ -202,7 +202,7 @@ class BlockThresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether that is an incident. Off: what a codec does to a good stream differs from rig to rig."""
 
 
-RANK = ("capture_stalled", "no_signal", "black", "freeze", "macroblocks", "audio_loss")
+RANK = ("capture_stalled", "no_signal", "black", "freeze", "audio_loss", "macroblocks")
 """Every condition, a cause before its consequences (Volicon: VIDEO > AUDIO > OTHER)."""
 
 
@@ -225,8 +225,8 @@ RULES: Mapping[str, Rule] = {
     "no_signal": Rule(5.0, 5.0),  # a grabber's card is no picture anyone shows: no need to wait long
     "black": Rule(10.0, 2.0),  # a channel change is over by then; any picture for 2 s ends it
     "freeze": Rule(30.0, 10.0),  # Volicon's 30/10: a still ident or menu lasts a few seconds
-    "macroblocks": Rule(20.0, 10.0),  # of 5 looks at every 5 s, and no shower of rain
     "audio_loss": Rule(20.0, 5.0),  # Nautel and Liquidsoap: 20 s of silence
+    "macroblocks": Rule(20.0, 10.0),  # of 5 looks at every 5 s, and no shower of rain
 }
 
 
@@ -259,7 +259,7 @@ class Judgement(msgspec.Struct, frozen=True):
     sound: Sound = Sound()
     freeze_fault: Verdict = Verdict(None, {})  # it stands, and not by right: what incidents ask
     freeze_kind: FreezeKind | None = None
-    tile_map: str | None = None  # seconds since each tile changed, see tiles.seconds_text
+    tile_map: str | None = None  # seconds since each tile changed, see TileMap.text
     zap: Zap | None = None  # that is known with this frame
     macroblocks: Verdict = Verdict(None, {})
     quality_score: float | None = None  # 100: no macroblocks to be seen

@@ -1,7 +1,7 @@
 """Judges recorded sidecars anew where only they are left: other thresholds on the readings that they hold.
 
-Exact for what was true, which the readings decide. What was refused at a glance has fewer readings, and stays refused;
-a black that was refused is taken for one only where little is lit around its core.
+Exact, but for rounding, for what was true, which the readings decide. What was refused at a glance has fewer readings,
+and stays refused; a black that was refused is taken for one only where little is lit around its core.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ DECIDED = (
     "black.lit_tiles_pct_max",
     "black.tint_max",
     "macroblocks.quality_min",
+    "macroblocks.incident",
     "audio.loss_db",
 )
 """The settings of a source that readings can decide; `rules.*` need no reading."""
@@ -34,8 +35,8 @@ def rejudged(content: Sidecar, source: Source, keys: Collection[str]) -> Sidecar
         content = replace(content, blackscreen=_is_black(content, source.black))
     if "macroblocks.quality_min" in keys and content.quality_score is not None:
         content = replace(content, macroblocks=content.quality_score < source.macroblocks.quality_min)
-    if "audio.loss_db" in keys and content.audio is not None:
-        content = replace(content, audio=any(level > source.audio.loss_db for level in _channels(content)))
+    if "audio.loss_db" in keys and content.audio is not None and (levels := _channels(content)):
+        content = replace(content, audio=max(levels) > source.audio.loss_db)
     if "static_ok" in keys and FREEZE_FAULT in content.readings:
         content = replace(content, readings={**content.readings, FREEZE_FAULT: float(_is_fault(content, source))})
     return content
@@ -43,14 +44,14 @@ def rejudged(content: Sidecar, source: Source, keys: Collection[str]) -> Sidecar
 
 def _is_black(content: Sidecar, limits: BlackThresholds) -> bool:
     readings = content.readings
-    if "black_core_pct" not in readings:
+    core_pct, lit_tiles_pct = readings.get("black_core_pct", 0.0), readings.get("black_lit_tiles_pct", 100.0)
+    plain = core_pct >= limits.black_pct_min and lit_tiles_pct <= limits.lit_tiles_pct_max
+    if not plain or readings.get("black_tint", 0.0) > limits.tint_max:
         return False
-    plain = (
-        readings["black_core_pct"] >= limits.black_pct_min
-        and readings["black_lit_tiles_pct"] <= limits.lit_tiles_pct_max
-        and readings.get("black_tint", 0.0) <= limits.tint_max
-    )
-    return plain and (content.blackscreen is True or readings["black_lit_pct"] <= _LITTLE_LIT_PCT)
+    if content.blackscreen:
+        return True
+    untinted = "black_tint" in readings or readings.get("black_level", 255.0) <= limits.tint_above_level
+    return untinted and readings.get("black_lit_pct", 100.0) <= _LITTLE_LIT_PCT
 
 
 def _channels(content: Sidecar) -> list[float]:
@@ -60,4 +61,5 @@ def _channels(content: Sidecar) -> list[float]:
 def _is_fault(content: Sidecar, source: Source) -> bool:
     if not source.static_ok:
         return content.freeze_kind in ("whole", "partial") or content.readings[FREEZE_FAULT] > 0
-    return content.readings[FREEZE_FAULT] > 0 and is_large(int(content.readings.get("freeze_stopped_tiles", 0)))
+    stopped = int(content.readings.get("freeze_stopped_tiles", 0))
+    return content.readings[FREEZE_FAULT] > 0 and is_large(stopped, len((content.tile_map or "").replace(" ", "")))

@@ -64,7 +64,7 @@ class Sidecar(msgspec.Struct, kw_only=True, omit_defaults=False):
     mean_volume_db: float | None = None
     frame_id: FrameId | None = None
     readings: dict[str, float] = {}
-    tile_map: str | None = None  # seconds since each tile changed, see tiles.seconds_text
+    tile_map: str | None = None  # seconds since each tile changed, see TileMap.text
     zap: dict[str, str | float | bool | None] | None = None  # the channel change that is known with this frame
     conditions: dict[str, str] = {}
     incident_ids: list[str] = []

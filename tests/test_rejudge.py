@@ -18,6 +18,7 @@ from pipeline.sidecar import FREEZE_FAULT, Sidecar
 from tests.pictures import grey, jpeg, lights, noisy, text
 
 SOURCE = Source(name="a", dir="/frames/a")
+TILES = " ".join(["0" * 16] * 9)
 BLACKS = {
     "plain": grey(16),
     "noisy": noisy(grey(20), 4.0),
@@ -55,12 +56,20 @@ def test_a_stricter_black_is_what_the_frame_would_have_been(name: str, limits: B
 
 def test_a_looser_black_asks_that_little_is_lit_around_it() -> None:
     source = replace(SOURCE, black=BlackThresholds(lit_tiles_pct_max=50))
-    readings = {"black_core_pct": 99.0, "black_lit_tiles_pct": 20.0, "black_lit_pct": 5.0}
+    readings = {"black_core_pct": 99.0, "black_lit_tiles_pct": 20.0, "black_lit_pct": 5.0, "black_level": 0.0}
     refused = replace(judged(BLACKS["grey"]), readings=readings)
     assert refused.blackscreen is False
     assert rejudged(refused, source, ["black.lit_tiles_pct_max"]).blackscreen is True
     lit = replace(refused, readings={**readings, "black_lit_pct": 30.0})
     assert rejudged(lit, source, ["black.lit_tiles_pct_max"]).blackscreen is False
+
+
+def test_readings_that_are_not_there_change_no_verdict_to_the_better() -> None:
+    source = replace(SOURCE, black=BlackThresholds(lit_tiles_pct_max=100), audio=AudioThresholds(loss_db=-20.0))
+    bare = replace(judged(BLACKS["grey"]), audio=True, readings={"black_core_pct": 99.0})
+    assert rejudged(bare, source, ["black.lit_tiles_pct_max", "audio.loss_db"]) == bare
+    navy = {"black_core_pct": 99.0, "black_lit_tiles_pct": 20.0, "black_lit_pct": 0.0, "black_level": 10.0}
+    assert rejudged(replace(bare, readings=navy), source, ["black.lit_tiles_pct_max"]).blackscreen is False
 
 
 def test_only_what_is_tried_is_judged_anew() -> None:
@@ -104,6 +113,6 @@ def test_sound_is_lost_when_every_channel_is_silent(loss_db: float, audio: bool)
 )
 def test_static_ok(static_ok: bool, kind: str | None, fault: float, tiles: float, expected: float) -> None:
     readings = {FREEZE_FAULT: fault, "freeze_stopped_tiles": tiles}
-    content = replace(judged(BLACKS["grey"]), freeze_kind=kind, readings=readings)
+    content = replace(judged(BLACKS["grey"]), freeze_kind=kind, readings=readings, tile_map=TILES)
     source = replace(SOURCE, static_ok=static_ok)
     assert rejudged(content, source, ["static_ok"]).readings[FREEZE_FAULT] == expected

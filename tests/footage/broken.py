@@ -154,9 +154,11 @@ def _captured(
     stream = _run(case.stream.command(), b"".join(frame.tobytes() for frame in sent))
     whole = _decode(stream, case)[: len(sent)]
     seen = _decode(damage(stream, case), case) if case.hits else whole
+    in_step = len(seen) == len(whole)  # else a picture was lost: what comes after it is another moment's
     for at in range(0, len(sent), every):
         frame = seen[min(at, len(seen) - 1)]
-        known.append(_is_damaged(frame, whole[at]) if case.hits else _is_blocky(frame, sent[at]))
+        truth = _is_damaged(frame, whole[at]) if case.hits else _is_blocky(frame, sent[at])
+        known.append(truth if in_step or at < case.first_s * STREAM_FPS else None)
         shown = frame if case.size == case.stream.size else cv2.resize(frame, case.size, interpolation=cv2.INTER_LINEAR)
         yield camera.capture(shown, at // every), False  # type: ignore[arg-type]
 
