@@ -37,7 +37,7 @@ UPLOADER_NICE = 10
 CAPTURE_STOP_S = 0.9  # FFmpegs get 0.6 s of it
 WATCHER_STOP_S = 1.0
 WORKER_STOP_S = 2.8  # a worker drains what is ready for at most 2 s
-UPLOADER_STOP_S = 1.0
+UPLOADER_STOP_S = 2.0  # at the lowest weight it may be long in getting the core
 UPLOADER_HANG_S = 120.0  # a worn SD card may take seconds for each fsync
 
 

@@ -129,7 +129,7 @@ audio = true
         wait_until(lambda: not (service.dir / "audio" / name(1)).exists(), 30, "the first chunk is cleared away")
         assert newest() is False
         assert service.books()["a"]["judged"] >= 25
-    assert not service.lines("sound unknown")
+        assert not service.lines("sound unknown")  # at its end the last chunk is cut
 
 
 def test_bad_chunks_are_unknown_in_the_running_service_and_open_nothing(tmp_path: Path) -> None:
