@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, inf
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.frames import identity_of
-from pipeline.incidents import incident_id
+from pipeline.incidents import LEAST_HOLE_S, incident_id
 from pipeline.model import FrameId
 from tests.support import make_frame, plain_frame, publish
 
@@ -153,7 +154,15 @@ class Film:
             if seen <= fault.last and number <= min(fault.last, end):
                 id_ = incident_id(HOST, self.name, fault.condition, self.shot(number).identity)
                 found.append(Onset(id_, number, number - 1 if seen > begin else None))
+                found += self._after_holes(fault, number, min(fault.last, end))
         return found
+
+    def _after_holes(self, fault: Scene, onset: int, last: int) -> Iterator[Onset]:
+        """What is frozen or black when a start has taken longer than a run is believed to go on begins anew."""
+        for number in range(onset + 1, last + 1):
+            times = [self.shot(n).identity.mtime_ns for n in (number - 1, number)]
+            if len(self.begins) > 1 and times[1] - times[0] > LEAST_HOLE_S * 1e9:
+                yield Onset(incident_id(HOST, self.name, fault.condition, self.shot(number).identity), number, None)
 
     def recoveries(self, fault: Scene, good: Scene) -> list[int]:
         """The frames that may be the first good one after a fault: one only, if no service began near it."""
