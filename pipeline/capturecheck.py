@@ -32,8 +32,11 @@ RELOAD_ANSWER_S = 15.0  # nobody looks after the children meanwhile; systemd is 
 def prepare(settings: Settings, answer_s: float = ANSWER_S) -> None:
     """Make and mark the directories of captured sources, and ask capture.sh about each, no longer than `answer_s` in
     all. Raises ConfigError, or UnavailableError where FFmpeg is missing or gives no answer."""
-    captured = [(f"source[{n}]", source) for n, source in enumerate(settings.source) if source.capture is not None]
-    captured = [(key, source) for key, source in captured if _may_begin(source, settings)]
+    captured = [
+        (f"source[{n}]", source)
+        for n, source in enumerate(settings.source)
+        if source.capture is not None and _may_begin(source, settings)
+    ]
     for key, source in captured:
         _prepare_directory(key, source, settings.runtime_dir)
     deadline = time.monotonic() + answer_s

@@ -24,7 +24,7 @@ from pathlib import Path
 from pipeline import lastwords, ownership
 from pipeline.backoff import Backoff
 from pipeline.board import SourceRow
-from pipeline.child import die_with_parent, event, log
+from pipeline.child import SECRET, die_with_parent, event, log
 from pipeline.model import CaptureState, ConfigError, Exit, describe, masked, printable
 from pipeline.settings import Source
 
@@ -37,7 +37,7 @@ LOOK_S = 1.0  # between two looks for a device that is not there
 
 _DEVICES = ("v4l2-copy", "v4l2-encode", "file")  # profiles whose input may be unplugged, and comes back
 _NO_REASON = ("stillwatch: ", "capture.sh: exec ", "deprecated pixel format")  # lines that give none for an end
-_NOT_FOR_IT = ("CAPTURE_", "STILLWATCH_", "CLOUDFLARE_", "CREDENTIALS_DIRECTORY")
+_NOT_FOR_IT = (*SECRET, "CAPTURE_", "STILLWATCH_", "CLOUDFLARE_")
 """What names of variables begin with that capture.sh is given none of but by us."""
 _MOST = 999_999_999  # that capture.sh takes as the first number; above it, it finds its own
 _READ_BYTES = 64 * 1024
@@ -197,7 +197,7 @@ class Grabber:
         absent = ""
         if device and not os.path.exists(device):
             absent = masked(device)
-        elif not os.path.isdir(above) and not ownership.may_make(above, self._runtime_dir):
+        elif not ownership.can_be_made(self.source, self._runtime_dir):
             absent = above
         if absent and absent != self._absent:
             log.warning(event("input absent, waiting for it", source=self.source.name, input=absent))

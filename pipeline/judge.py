@@ -172,10 +172,9 @@ class Judge:
             return None
         self.state.looked_ns = time_ns
         try:
-            full = detectors.decode_full(data)
+            return macroblocks.find(lambda: self._masks.unchanging(detectors.decode_full(data)), tile_map)
         except detectors.BadPicture:  # no memory for it, say: the frame is judged all the same
             return None
-        return macroblocks.find(self._masks.unchanging(full), tile_map)
 
     def _blocks_verdict(self, blocks: macroblocks.Blocks | None) -> Verdict:
         if blocks is None:

@@ -19,6 +19,7 @@ hence one frame every few seconds. Counts are integers, so that every machine wr
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -66,15 +67,16 @@ def may_look(small: Picture) -> bool:
     return small.size * REDUCTION**2 <= MOST_PIXELS and min(small.shape) * REDUCTION >= 8 * _SIDE
 
 
-def find(picture: Picture, tile_map: str) -> Blocks | None:
-    """Look at a frame in grey at full size, (height, width), where its tile map says that it has lately changed. None
-    where that is too little of it."""
-    height, width = picture.shape
-    across = _Steps(picture[::_EVERY])
-    down = _Steps(cv2.transpose(picture[:, ::_EVERY]))  # type: ignore[arg-type]
+def find(full: Callable[[], Picture], tile_map: str) -> Blocks | None:
+    """Look at a frame where its tile map says that it has lately changed. None where that is too little of it; else
+    `full` makes the frame in grey at full size, (height, width)."""
     live = _live_tiles(tile_map)
     if 100 * np.count_nonzero(live) < LEAST_LIVE_PCT * live.size:
         return None
+    picture = full()
+    height, width = picture.shape
+    across = _Steps(picture[::_EVERY])
+    down = _Steps(cv2.transpose(picture[:, ::_EVERY]))  # type: ignore[arg-type]
     pct = max(_excess_pct(across, down, sides, live) for sides in _grids(width, height))
     pct = round(max(pct, 0.0), 3)
     return Blocks(pct, round(100 / (1 + pct / HALF_PCT), 1))

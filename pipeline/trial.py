@@ -222,9 +222,9 @@ def print_report(results: Sequence[CaseResult], worst_cases: int = 10) -> None:
             shown[DEFAULTS[condition]] = FFMPEG
             shown[best] = f"best {FFMPEG}" if best not in shown else f"{FFMPEG}, as it comes the best"
         shown = {rule: title for rule, title in shown.items() if rule in totals(results, condition)}
-        if not shown or not groups(results, condition):
+        if not shown or not (known := groups(results, condition)):
             continue
-        rows = [_row(name, group, condition, list(shown)) for name, group in groups(results, condition).items()]
+        rows = [_row(name, group, condition, list(shown)) for name, group in known.items()]
         title = f"{condition}: F1 (precision/recall) and false alarms per hour" + (f"; best is {best}" if best else "")
         console.print_table(title, ["cases", "min", "true", *shown.values()], rows)
         _print_worst(results, condition, worst_cases)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from pipeline import config
 from pipeline.incidents import Incident
-from pipeline.model import RULES, ConfigError
+from pipeline.model import ConfigError
 from pipeline.settings import Settings, Source
 
 _STAND_IN = "recording"  # a recorded directory may be called what no source may
@@ -47,8 +47,6 @@ def changed(source: Source, assignments: Sequence[str]) -> Source:
 
 def _put(tree: dict[str, Any], base: Mapping[str, Any], path: list[str], value: object) -> None:
     """Set one value in the table; the tables on the way keep what the source has there."""
-    if path[0] == "rules" and len(path) > 1 and path[1] in RULES:
-        base = {"rules": {path[1]: msgspec.to_builtins(RULES[path[1]]), **base.get("rules", {})}}
     for name in path[:-1]:
         below = base.get(name)
         base = below if isinstance(below, Mapping) else {}

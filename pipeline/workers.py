@@ -153,13 +153,12 @@ class ServedLane:
         return read_frame(path)
 
     def _judge(self, slot: Slot, stem: str, data: bytes, identity: FrameId, begun_ns: int) -> Outcome:
-        order = self.judge.observe(slot.number, identity)
+        order, frame = self.judge.observe(slot.number, identity), self._sighting(slot, stem, identity)
         try:
-            time_ns = frame_time_ns(identity, *clock.now_ns())
-            judgement = self.judge.judge(data, stem, order, time_ns, self._hear(identity))
+            judgement = self.judge.judge(data, stem, order, frame.time_ns, self._hear(identity))
         except InvalidFrame as error:
             return self._publish_invalid(slot, stem, identity, str(error), order)
-        followed = self._follow(slot, stem, identity, order, judgement, data)
+        followed = self._follow(frame, order, judgement, data)
         self._publish(stem, identity, self._judged(slot, stem, identity, judgement, begun_ns, followed))
         self._shedding.judged(time.monotonic_ns())
         return Outcome.JUDGED
@@ -186,7 +185,8 @@ class ServedLane:
         return self._skip(slot, stem, identity, f"unreadable: {describe(error)}")
 
     def _skip(self, slot: Slot, stem: str, identity: FrameId, reason: str) -> Outcome:
-        followed = self._follow(slot, stem, identity, self.judge.observe(slot.number, identity))
+        order = self.judge.observe(slot.number, identity)
+        followed = self._follow(self._sighting(slot, stem, identity), order)
         self._publish(stem, identity, self._sidecar(slot, stem, identity, analyzed=False, skipped=reason, **followed))
         return Outcome.SKIPPED
 
@@ -208,26 +208,22 @@ class ServedLane:
 
     def _publish_invalid(self, slot: Slot, stem: str, identity: FrameId, reason: str, order: Order) -> Outcome:
         self._say(logging.WARNING, "frame invalid", frame=stem, cause=reason)
-        followed = self._follow(slot, stem, identity, order)
+        followed = self._follow(self._sighting(slot, stem, identity), order)
         self._publish(stem, identity, self._sidecar(slot, stem, identity, error=reason, **followed))
         return Outcome.INVALID
 
+    def _sighting(self, slot: Slot, stem: str, identity: FrameId) -> Sighting:
+        time_ns = frame_time_ns(identity, *clock.now_ns())
+        return Sighting(time_ns, identity.mtime_ns, slot.number, stem, identity)
+
     def _follow(
-        self,
-        slot: Slot,
-        stem: str,
-        identity: FrameId,
-        order: Order,
-        judgement: Judgement | None = None,
-        data: bytes = b"",
+        self, frame: Sighting, order: Order, judgement: Judgement | None = None, data: bytes = b""
     ) -> dict[str, Any]:
         """Show the frame to the tracker and hold the evidence it asks for; what the sidecar says of incidents."""
         if order is Order.LATE:
             return {}
-        time_ns = frame_time_ns(identity, *clock.now_ns())
-        frame = Sighting(time_ns, identity.mtime_ns, slot.number, stem, identity)
         transitions = self.judge.track(frame, judgement)
-        self._act(transitions, stem, data)
+        self._act(transitions, frame.name, data)
         return incident_fields(self.judge.tracker, transitions)
 
     def _act(self, transitions: list[Transition], stem: str = "", data: bytes = b"") -> None:

@@ -617,7 +617,7 @@ def test_only_a_directory_that_the_start_does_not_make_fails(tmp_path: Path) -> 
     found = examine(tmp_path, "frames a", captured(tmp_path, scene, str(tmp_path / "a")))
     assert found.verdict("frames a") == "ok"
     found = examine(tmp_path, "frames a", captured(tmp_path, scene, str(tmp_path / "missing" / "a")))
-    assert "exit code 78" in found.amiss("frames a", "fail", "is not there")["why"]
+    assert "the service waits for it" in found.amiss("frames a", "fail", "is not there")["why"]
 
 
 def test_frames_that_were_captured_elsewhere_would_be_deleted(tmp_path: Path) -> None:

@@ -70,8 +70,6 @@ def _absent(name: str, subject: Subject, source: Source) -> Finding:
     if source.capture and can_be_made(source, subject.settings.runtime_dir):
         return ok(name, f"{source.dir} is made at the start")
     why = "nothing can be seen before it is there; the service waits for it"
-    if source.capture:
-        why = "what is above it is missing, a mount perhaps: the service does not start (exit code 78)"
     mend = f"sudo install -d -o {subject.account.name} -m 2770 {source.dir}; or correct dir of the source"
     return fail(name, f"{source.dir} is not there", why, mend)
 

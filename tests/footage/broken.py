@@ -17,7 +17,6 @@ from __future__ import annotations
 import itertools
 import random
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,10 +27,11 @@ import cv2
 import numpy as np
 
 from pipeline import truth as labels
-from pipeline.truth import Split, Truth
+from pipeline.truth import Known, Split, Truth
 from tests.footage.capture import Camera, Capture, write_frames
 from tests.footage.cases import Stock, encoding
 from tests.footage.clips import FPS, Frame, Library, Size
+from tests.footage.compose import whole
 from tests.footage.scenes import Scene
 
 Codec = Literal["mpeg2", "h264"]
@@ -123,26 +123,25 @@ def _case(
 
 def build(case: BrokenCase, library: Library, directory: Path) -> None:
     """Make the case's directory, at once or not at all."""
-    temporary = directory / f".{case.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     known: list[bool | None] = []
     camera = Camera(case.capture, case.size, case.name)
-    write_frames(_captured(case, library, camera, known), camera, case.size, temporary)
+    with whole(directory / case.name) as temporary:
+        write_frames(_captured(case, library, camera, known), camera, case.size, temporary)
+        labels.write(temporary, _label(case, tuple(known)))
+
+
+def _label(case: BrokenCase, known: Known) -> Truth:
     unknown = (None,) * len(known)
-    truth = Truth(
+    return Truth(
         fps=FPS,
         freeze=unknown,
         black=unknown,
-        macroblocks=tuple(known),
+        macroblocks=known,
         clip=" + ".join(case.scene.clips),
         split=case.split,
         kind=case.kind,
         theme=case.theme,
     )
-    labels.write(temporary, truth)
-    shutil.rmtree(directory / case.name, ignore_errors=True)
-    temporary.rename(directory / case.name)
 
 
 def _captured(

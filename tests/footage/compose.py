@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 from collections.abc import Iterator
@@ -70,14 +71,21 @@ class Case:
 def build(case: Case, library: Library, directory: Path) -> None:
     """Make the case's directory, at once or not at all."""
     assert case.capture.encoder == "turbo" or not any(event.repeat for event in case.freezes), "FFmpeg repeats no file"
-    temporary = directory / f".{case.name}"
+    with whole(directory / case.name) as temporary:
+        observer, camera = truths.Observer(), Camera(case.capture, case.size, case.name)
+        write_frames(_captured(case, library, observer, camera), camera, case.size, temporary)
+        labels.write(temporary, _label(case, observer))
+
+
+@contextlib.contextmanager
+def whole(place: Path) -> Iterator[Path]:
+    """A directory to fill, which is at its place only once the block has ended well."""
+    temporary = place.with_name(f".{place.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    observer, camera = truths.Observer(), Camera(case.capture, case.size, case.name)
-    write_frames(_captured(case, library, observer, camera), camera, case.size, temporary)
-    labels.write(temporary, _label(case, observer))
-    shutil.rmtree(directory / case.name, ignore_errors=True)
-    temporary.rename(directory / case.name)
+    yield temporary
+    shutil.rmtree(place, ignore_errors=True)
+    temporary.rename(place)
 
 
 def _captured(case: Case, library: Library, observer: truths.Observer, camera: Camera) -> Iterator[tuple[Frame, bool]]:
