@@ -65,11 +65,18 @@ def fault_of_ours(child: Child) -> int:
 def ready_then_crash_at_bell(child: Child) -> int:
     """Becomes ready, then crashes without progress when its doorbell is rung."""
     child.beat(time.monotonic_ns())
+    if _rung(child):
+        os._exit(EXIT_OWN)
+    return 0
+
+
+def _rung(child: Child) -> bool:
+    """Waits until its doorbell is rung, which is left ringing, or it is told to stop; whether it was rung."""
     child.signals.poll.register(child.doorbells[0].fileno(), select.POLLIN)
     while not child.stopping:
         if child.signals.wait(HEARTBEAT_S):
-            os._exit(EXIT_OWN)
-    return 0
+            return True
+    return False
 
 
 def hang_at_start(child: Child) -> int:
@@ -114,11 +121,14 @@ def segfault(child: Child) -> int:
 
 
 def leak(child: Child) -> int:
-    """Shows how many descriptors it was born with, opens many more and ends without closing one."""
+    """Shows how many descriptors it was born with, opens many more and, when its doorbell is rung, ends without closing
+    one."""
     child.row.turns = len(os.listdir("/proc/self/fd"))
     for _ in range(50):
         os.pipe()
     child.beat(time.monotonic_ns())
+    if _rung(child):
+        child.doorbells[0].clear()  # or its successor would hear it, too
     return 0
 
 

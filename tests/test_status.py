@@ -108,12 +108,14 @@ def test_when_it_ended_is_not_known_from_an_earlier_boot(tmp_path: Path) -> None
 def test_another_process_of_its_number_is_not_taken_for_it(tmp_path: Path) -> None:
     board = Board.create(str(tmp_path), ["watcher"], ["a"])
     os.close(board.fd)
-    command = [sys.executable, "-c", "import sys; sys.stdin.read()", "stillwatch.toml"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as other:
+    command = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()", "stillwatch.toml"]
+    before_ns = time.monotonic_ns()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline()  # in the middle of an exec no command line is told
         board.memory.supervisor_pid = other.pid
         board.memory.started_ns = time.monotonic_ns()
         assert snapshot.take(board, str(tmp_path)).running
-        board.memory.started_ns -= 10**9
+        board.memory.started_ns = before_ns - 10**9
         assert not snapshot.take(board, str(tmp_path)).running
         other.communicate()
 
