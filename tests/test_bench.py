@@ -55,6 +55,7 @@ def mentions(name: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.costly
 @pytest.mark.timeout(240)
 def test_it_measures_all_of_it_and_draws_it(tmp_path: Path) -> None:
     picture = tmp_path / "bench.png"

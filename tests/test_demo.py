@@ -38,6 +38,7 @@ def test_the_demo_finds_its_faults_and_keeps_what_it_was_asked_to(tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.costly
 @pytest.mark.timeout(240)
 def test_scenes_in_turn_are_found_as_well(tmp_path: Path) -> None:
     demo = [*DEMO, "--in-turn", f"--keep={tmp_path}"]

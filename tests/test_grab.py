@@ -268,6 +268,7 @@ def test_other_peoples_capture_in_the_same_directory_is_left_alone(tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.costly
 @pytest.mark.timeout(600)
 def test_a_hundred_kills_publish_no_truncated_frame_and_leave_nothing(tmp_path: Path) -> None:
     """Half of them aimed at a write: as soon as the temporary file of a large frame is there."""

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.any_python
 
 
 @pytest.mark.slow
+@pytest.mark.costly
 @needs("mount")
 def test_a_memory_disk_is_never_full_and_nothing_goes_to_disks(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as logs:

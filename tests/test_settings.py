@@ -146,6 +146,7 @@ IN_FILE = {
 }
 
 
+@pytest.mark.any_python
 @pytest.mark.parametrize("mistake", IN_FILE)
 def test_a_mistake_in_the_file_is_one_line_with_key_and_file(mistake: str, tmp_path: Path) -> None:
     content, words = IN_FILE[mistake]

@@ -16,6 +16,8 @@ from pipeline.signature import COLUMNS, ROWS, Learned, Signature, Unfit, learn
 from tests.cards import Frame, Scene, box, captured, ffmpeg_frame, gradient, plain, resized, wandering, write
 from tests.support import make_frame
 
+pytestmark = pytest.mark.any_python
+
 BLACK = plain("000000")
 RAINBOW = ffmpeg_frame("colorspectrum")
 
@@ -88,7 +90,9 @@ def menu(colour: str) -> Frame:
 # -- what is fit ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("taken", [(0.0, 90), (2.0, 75), (4.0, 50)], ids=str)
+@pytest.mark.parametrize(
+    "taken", [(2.0, 75), *(pytest.param(taken, marks=pytest.mark.costly) for taken in ((0.0, 90), (4.0, 50)))], ids=str
+)
 @pytest.mark.parametrize(("name", "scene"), FIT.items(), ids=FIT)
 def test_what_was_learned_is_found_again_and_nothing_else(
     name: str, scene: Scene, taken: tuple[float, int], others: list[bytes]

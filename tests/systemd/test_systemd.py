@@ -117,7 +117,7 @@ class Service:
         return self.machine.journal(begun)
 
 
-@pytest.fixture(scope="module", params=SUITES)
+@pytest.fixture(scope="module", params=["bookworm", pytest.param("trixie", marks=pytest.mark.costly)])
 def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A machine with the service, freshly installed beside a configuration that was there before."""
     checkout = tmp_path_factory.mktemp("checkout")
@@ -469,6 +469,7 @@ def changed(file: Path, before: str, after: str) -> Iterator[None]:
         file.write_text(text)
 
 
+@pytest.mark.costly
 @one_machine
 def test_upgrade_and_rollback_keep_what_was_recorded_and_configured(service: Service) -> None:
     service.configure(SETTINGS.replace("stall_s = 9999.0", "stall_s = 1.0"))
@@ -498,6 +499,7 @@ def _serves(service: Service, version: str) -> bool:
     return len(maps) >= 5 and all(set(re.findall(r"/opt/stillwatch/([^/]+)/", text)) == {version} for text in maps)
 
 
+@pytest.mark.costly
 @one_machine
 @pytest.mark.parametrize(
     ("file", "before", "after", "code"),
@@ -522,6 +524,7 @@ def test_a_version_that_is_no_good_is_never_in_use(
     assert (service.main_pid(), service.in_use(), service.restarts()) == (running, kept, 0)
 
 
+@pytest.mark.costly
 @one_machine
 def test_a_version_that_does_not_get_ready_makes_way_for_the_old_one(service: Service) -> None:
     kept, previous = service.in_use(), _previous(service)
