@@ -43,6 +43,8 @@ from tests.machine import (
 )
 from tests.support import ROOT, Rig, make_frame, publish, wait_until
 
+pytestmark = pytest.mark.any_python
+
 OLD = "ffmpeg version 4.2.2-static https://johnvansickle.com\\n  libavformat    58. 29.100 / 58. 29.100"
 NEW = "ffmpeg version 7.1.5\\n  libavformat    61.  7.100 / 61.  7.100"
 OPTION = "\\n  -atomic_writing  <boolean>  E.......... set atomic writing (default false)"

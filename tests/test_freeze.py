@@ -181,7 +181,7 @@ def test_a_film_that_stops_behind_something_that_goes_on_is_a_partial_freeze(ove
         pytest.param(slow_fade, id="fade of 0.4 %"),
     ],
 )
-@pytest.mark.parametrize("first", [0, 12])
+@pytest.mark.parametrize("first", [12, pytest.param(0, marks=pytest.mark.costly)])
 def test_what_moves_a_little_does_not_stand(scene: Scene, first: int, sigma: float) -> None:
     """From the beginning, and reached by a cut from a film."""
     watcher = Watcher()

@@ -30,6 +30,8 @@ from tests.uploads import (
     r2_environment,
 )
 
+pytestmark = pytest.mark.any_python
+
 pytest_plugins = ("tests.s3_fixtures",)
 
 

@@ -16,6 +16,8 @@ from tests.machine import STRANGER, UNPRIVILEGED, needs, open_place
 from tests.support import wait_until
 from tests.uploads import UploaderProcess, closed, incident, make_hold, make_settings, publish
 
+pytestmark = pytest.mark.any_python
+
 HOSTILE = "a\nb\x1b[31m\r\x07[red]%s\u2028\u202e{}ü"
 """A source's name as a replayed directory may have it."""
 

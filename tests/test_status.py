@@ -24,6 +24,8 @@ from tests import readme
 from tests.machine import STRANGER, UNPRIVILEGED, needs, open_place
 from tests.support import Rig, plain_frame, wait_until
 
+pytestmark = pytest.mark.any_python
+
 
 def ask(service: Rig, *flags: str, wrapper: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """Run `status` on a service's directories."""

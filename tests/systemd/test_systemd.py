@@ -469,7 +469,6 @@ def changed(file: Path, before: str, after: str) -> Iterator[None]:
         file.write_text(text)
 
 
-@pytest.mark.costly
 @one_machine
 def test_upgrade_and_rollback_keep_what_was_recorded_and_configured(service: Service) -> None:
     service.configure(SETTINGS.replace("stall_s = 9999.0", "stall_s = 1.0"))
