@@ -22,6 +22,7 @@ from typing import Any, Self
 import cv2
 import numpy as np
 import psutil
+import pytest
 
 from pipeline.config import ENVIRONMENT_PREFIX
 
@@ -46,6 +47,11 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 30.0, what: str 
 
 
 @functools.cache
+def costly(*values: Any) -> list[Any]:
+    """The values of a parameter with which a test is costly."""
+    return [pytest.param(value, marks=pytest.mark.costly) for value in values]
+
+
 def make_frame(seed: int = 0, width: int = 320, height: int = 180) -> bytes:
     """A JPEG of a blurred random pattern: another picture for every seed."""
     noise = np.random.default_rng(seed).integers(0, 255, (height // 20, width // 20, 3), dtype=np.uint8)

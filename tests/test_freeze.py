@@ -19,6 +19,7 @@ from pipeline.model import PICTURE_BYTES, PICTURE_CELLS, FreezeThresholds
 from pipeline.standing import FreezeMemory, Standing
 from pipeline.tiles import Picture
 from tests.pictures import Scene, grey, jpeg, letterboxed, noisy, picture, rounded, text, texture
+from tests.support import costly
 
 pytestmark = pytest.mark.any_python
 
@@ -181,7 +182,7 @@ def test_a_film_that_stops_behind_something_that_goes_on_is_a_partial_freeze(ove
         pytest.param(slow_fade, id="fade of 0.4 %"),
     ],
 )
-@pytest.mark.parametrize("first", [12, pytest.param(0, marks=pytest.mark.costly)])
+@pytest.mark.parametrize("first", [12, *costly(0)])
 def test_what_moves_a_little_does_not_stand(scene: Scene, first: int, sigma: float) -> None:
     """From the beginning, and reached by a cut from a film."""
     watcher = Watcher()

@@ -18,7 +18,7 @@ from pipeline.model import NoSignalThresholds, Verdict
 from pipeline.nosignal import NoSignal
 from tests import cards
 from tests.cards import Frame, Scene, captured, ffmpeg_frame, ffmpeg_jpegs, gradient, plain, resized, write
-from tests.support import make_frame
+from tests.support import costly, make_frame
 
 pytestmark = pytest.mark.any_python
 
@@ -57,7 +57,7 @@ FFMPEG_CARDS = {
 MOVING_TEXT = "drawtext=text='NO SIGNAL':fontcolor=white:fontsize=h/12:x=mod(40*n\\,w-text_w):y=mod(30*n\\,h-text_h)"
 
 
-@pytest.mark.parametrize("quality", [8, *(pytest.param(quality, marks=pytest.mark.costly) for quality in (2, 20))])
+@pytest.mark.parametrize("quality", [8, *costly(2, 20)])
 @pytest.mark.parametrize("graph", FFMPEG_CARDS.values(), ids=FFMPEG_CARDS)
 def test_what_ffmpeg_draws_and_encodes_is_known(graph: str, quality: int) -> None:
     for more in ("", f",{MOVING_TEXT}", f",{MOVING_TEXT},noise=alls=8:allf=t"):

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.model import Exit
 from tests.machine import STRANGER, UNPRIVILEGED, FaultRig, filled, needs, open_place, tmpfs
-from tests.support import ROOT, frame_name, make_frame, plain_frame, publish, wait_until
+from tests.support import ROOT, costly, frame_name, make_frame, plain_frame, publish, wait_until
 from tests.uploads import all_files, check_spool
 
 pytestmark = pytest.mark.any_python
@@ -332,10 +332,7 @@ CROWDED = "llbbb" * 60 + "ll"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "number",
-    [signal.SIGKILL, *(pytest.param(one, marks=pytest.mark.costly) for one in (signal.SIGINT, signal.SIGTERM))],
-)
+@pytest.mark.parametrize("number", [signal.SIGKILL, *costly(signal.SIGINT, signal.SIGTERM)])
 def test_an_interrupted_replay_leaves_a_state_that_the_next_one_completes(tmp_path: Path, number: int) -> None:
     directory, state = record(tmp_path / "stb1", CROWDED), tmp_path / "out"
     expected = [found["id"] for found in told(replay("--json", "--fps=0.2", directory))]

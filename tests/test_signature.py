@@ -14,7 +14,7 @@ from pipeline.model import NoSignalThresholds
 from pipeline.nosignal import NoSignal
 from pipeline.signature import COLUMNS, ROWS, Learned, Signature, Unfit, learn
 from tests.cards import Frame, Scene, box, captured, ffmpeg_frame, gradient, plain, resized, wandering, write
-from tests.support import make_frame
+from tests.support import costly, make_frame
 
 pytestmark = pytest.mark.any_python
 
@@ -90,9 +90,7 @@ def menu(colour: str) -> Frame:
 # -- what is fit ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "taken", [(2.0, 75), *(pytest.param(taken, marks=pytest.mark.costly) for taken in ((0.0, 90), (4.0, 50)))], ids=str
-)
+@pytest.mark.parametrize("taken", [(2.0, 75), *costly((0.0, 90), (4.0, 50))], ids=str)
 @pytest.mark.parametrize(("name", "scene"), FIT.items(), ids=FIT)
 def test_what_was_learned_is_found_again_and_nothing_else(
     name: str, scene: Scene, taken: tuple[float, int], others: list[bytes]

@@ -172,10 +172,12 @@ def test_ready_is_said_once_when_all_run(stage: Callable[..., Stage]) -> None:
         ("wrong_configuration", "CONFIG"),
         ("fault_of_ours", "SOFTWARE"),
         ("segfault", "SIGSEGV"),
+        ("leak", "OK"),
     ],
 )
 def test_every_death_is_told_by_its_name(stage: Callable[..., Stage], entry: str, name: str) -> None:
     toys = stage(entry)
+    toys.doorbell.ring()  # one of them waits for it
     toys.turn_until(lambda: toys.deaths, "a death")
     assert str(toys.deaths[0]) == name
 

@@ -20,8 +20,10 @@ import psutil
 import pytest
 
 from tests.machine import needs
-from tests.support import ROOT, make_frame, plain_frame, publish, sidecars, wait_until
+from tests.support import ROOT, costly, make_frame, plain_frame, publish, sidecars, wait_until
 from tests.systemd.machine import SUITES, TOOLS, Machine, booted
+
+FIRST, *OTHERS = SUITES
 
 pytestmark = [pytest.mark.slow, pytest.mark.any_python, pytest.mark.timeout(900), needs(*TOOLS)]
 
@@ -117,7 +119,7 @@ class Service:
         return self.machine.journal(begun)
 
 
-@pytest.fixture(scope="module", params=["bookworm", pytest.param("trixie", marks=pytest.mark.costly)])
+@pytest.fixture(scope="module", params=[FIRST, *costly(*OTHERS)])
 def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A machine with the service, freshly installed beside a configuration that was there before."""
     checkout = tmp_path_factory.mktemp("checkout")
@@ -447,7 +449,7 @@ def test_systemd_gives_its_own_directories_back_to_it(service: Service) -> None:
 
 # --- versions --------------------------------------------------------------------------------------------------------
 
-one_machine = pytest.mark.parametrize("installed", [next(iter(SUITES))], indirect=True)
+one_machine = pytest.mark.parametrize("installed", [FIRST], indirect=True)
 """What install.sh does with versions is its own doing, not systemd's: it is shown once."""
 
 
