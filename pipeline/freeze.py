@@ -122,8 +122,10 @@ class Freeze:
         other there are freeze_drift (levels: growth of the distance with age), freeze_still_s and freeze_stopped_tiles.
         """
         predecessors = history.pictures() if history.matches(picture) else []
-        if not predecessors or self._state.size != picture.shape:
+        if self._state.size != picture.shape:
             self._begin(picture, time_ns)
+        elif not predecessors:
+            self._begin_anew(picture, time_ns)
         if not predecessors:
             return NOT_COMPARED
         elapsed_ms = self._pass_time(time_ns)
@@ -177,6 +179,19 @@ class Freeze:
         self._grid = Grid(height, width)
         self._map = TileMap(self._grid.shape)
         self._means = self._no_means()
+
+    def _begin_anew(self, picture: Picture, time_ns: int) -> None:
+        """The first picture of a new recording. How the source moved is still known, so that it can be seen to stop;
+        what it showed meanwhile is not, and any tile may have changed just now. Where it stood, and another picture
+        stands now, nothing is known."""
+        state = self._state
+        if state.anchored and self._is_away(self._grid.means(picture)):
+            return self._begin(picture, time_ns)
+        self._pass_time(time_ns)
+        self._map.changed_ms[:] = state.now_ms
+        self._means = self._no_means()
+        state.was_alike = False
+        state.alike_ms, state.stop_ms, state.stopped = 0, -1, 0
 
     def _pass_time(self, time_ns: int) -> int:
         """Let everything grow older; by how many ms. Time that would run backwards stands still."""
@@ -360,13 +375,17 @@ class Freeze:
         state.near = state.near + (near - state.near) // 10 if state.near else near
         if not state.anchored:
             self._map.anchor[:], state.anchored = self._means[-1], True
-        far = int(motion.distance(now.means, self._map.anchor).sum()) * _FINE // size
-        if far <= _FAR_BASE + _FAR_TIMES * state.near:
+        if not self._is_away(now.means):
             return False
         self._map.anchor[:] = now.means
         self._map.rate[:] = 0
         state.paused_ms = state.pause_level = 0
         return True
+
+    def _is_away(self, means: Ints) -> bool:
+        """Whether a picture is not the one that stood first."""
+        far = int(motion.distance(means, self._map.anchor).sum()) * _FINE // self._grid.size
+        return far > _FAR_BASE + _FAR_TIMES * self._state.near
 
     def _kind_of_stand(self, now: Step, stop: _Stop) -> FreezeKind | None:
         """In which way a picture stands that is like the three before it; None while it must be waited for."""

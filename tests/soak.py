@@ -78,6 +78,8 @@ class Soak:
         for reel in self.reels:
             reel.ending = True
         self._show(float("inf"))
+        for reel in self.reels:
+            reel.read_verdicts()
         self._await_evidence()
 
     def _show(self, until: float) -> None:
@@ -225,7 +227,10 @@ class Soak:
         self.scenes += 1
         self.undisturbed += not scene.disturbed
         if len(mine) != 1:
-            self.failures.append(f"{place}: {len(mine)} incidents instead of one")
+            struck = self.trouble.between(scene.begun_ns, scene.ended_ns)
+            self.failures.append(
+                f"{place}: {len(mine)} incidents instead of one; frames: {scene.verdicts}; faults: {struck}"
+            )
         for incident in mine:
             del left[incident.id]
             if incident.reason != "recovered":

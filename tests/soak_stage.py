@@ -17,11 +17,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count, groupby
 from pathlib import Path
 
 import psutil
 
+from pipeline import sidecar
 from pipeline.board import Board, ChildRow
 from pipeline.model import State
 from tests.live import stopped
@@ -35,6 +36,7 @@ BLACK_LEVEL = 16
 GOOD_PICTURES, STILL_PICTURES = 50, 40
 BURST = 100  # frames at once
 STRIKES_S = (3.0, 50.0)  # of a minute: what lasts is over before its end, when the books are looked at
+NEAR_NS = 5_000_000_000  # a fault so shortly before a scene may have to do with it
 STOPPED_S, FULL_S = (0.5, 2.5), 1.0
 DECK = {"damaged": 4, "vanished": 4, "burst": 2, "numbering restart": 1, "process stopped": 2, "memory full": 1}
 """Faults of one minute, at random moments of it and on random sources."""
@@ -52,6 +54,7 @@ class Scene:
     begun_ns: int  # wall clock, as file times
     ended_ns: int = 0
     disturbed: bool = False  # a fault may have taken evidence of it
+    verdicts: str = ""  # on its frames, as their sidecars said before they were deleted
 
 
 class Reel:
@@ -109,11 +112,29 @@ class Reel:
         if self.scenes:
             self.scenes[-1].ended_ns = now_ns
             if not self.scenes[-1].condition:
+                self.read_verdicts()
                 condition = self._chance.choice(("black", "freeze"))
                 still = GOOD_PICTURES + len(self.scenes) % STILL_PICTURES
                 picture = plain_frame(BLACK_LEVEL) if condition == "black" else make_frame(still)
         self.scenes.append(Scene(condition, picture, now_ns))
         self._turns_at = time.monotonic() + self._chance.uniform(*(FAULT_S if condition else GOOD_S))
+
+    def read_verdicts(self) -> None:
+        """What became of the frames of the last fault scene, which is over, while their sidecars are still there."""
+        for scene in self.scenes[-2:-1]:
+            found = [content for path in self.dir.glob("*.json") if (content := sidecar.read(str(path)))]
+            ids = [(content.frame_id, content) for content in found if content.frame_id]
+            mine = sorted((i.mtime_ns, c) for i, c in ids if scene.begun_ns <= i.mtime_ns <= scene.ended_ns)
+            told = [_verdict(content, scene.condition) for _, content in mine]
+            scene.verdicts = " ".join(f"{len(list(run))} {verdict}," for verdict, run in groupby(told)).rstrip(",")
+
+
+def _verdict(content: sidecar.Sidecar, condition: str) -> str:
+    if not content.analyzed or content.error:
+        return "not judged"
+    if condition == "black":
+        return {None: "unknown", False: "lit", True: "black"}[content.blackscreen]
+    return content.freeze_kind or {None: "unknown", False: "moving", True: "standing"}[content.freeze]
 
 
 class Trouble:
@@ -126,6 +147,7 @@ class Trouble:
         self.rows: dict[str, ChildRow] = {row.name.decode(): row for row in board.children}
         self.kills, self.done = Counter[str](), Counter[str]()
         self.killed: dict[str, int] = {}  # the pid that was killed last
+        self._struck: list[tuple[int, str]] = []  # wall clock, and what was done then
         self._supervisor, self._reels, self._chance, self._memory = supervisor, reels, chance, memory
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
@@ -156,6 +178,11 @@ class Trouble:
         """Do what is due."""
         heapq.heappop(self._heap)[2]()
 
+    def between(self, begin_ns: int, end_ns: int) -> str:
+        """What was done in this time (wall clock): `-0.4 s numbering restart b, ...`, seconds from its beginning."""
+        mine = [(at_ns - begin_ns, what) for at_ns, what in self._struck if begin_ns - NEAR_NS <= at_ns <= end_ns]
+        return ", ".join(f"{after_ns / 1e9:+.1f} s {what}" for after_ns, what in mine)
+
     def close(self) -> None:
         """End whatever lasts."""
         self._lasting.close()
@@ -165,6 +192,10 @@ class Trouble:
         return all(
             row.state == State.RUNNING and row.pid not in (0, self.killed.get(name)) for name, row in self.rows.items()
         )
+
+    def _note(self, fault: str, where: str = "") -> None:
+        self.done[fault] += 1
+        self._struck.append((time.time_ns(), f"{fault} {where}".rstrip()))
 
     def _at(self, due: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._heap, (due, next(self._order), action))
@@ -179,27 +210,31 @@ class Trouble:
             os.kill(pid, signal.SIGKILL)
             self.kills[name] += 1
             self.killed[name] = pid
+            self._struck.append((time.time_ns(), f"kill of {name}"))
 
     def _damage(self) -> None:
         whole = make_frame(0)
-        self._chance.choice(self._reels).damage = self._chance.choice(
+        reel = self._chance.choice(self._reels)
+        reel.damage = self._chance.choice(
             (b"<html>no picture</html>", whole[: self._chance.randrange(3, len(whole) - 2)], b"\x89PNG\r\n\x1a\n")
         )
-        self.done["damaged"] += 1
+        self._note("damaged", reel.name)
 
     def _take_away(self) -> None:
-        self._chance.choice(self._reels).vanishes = True
-        self.done["vanished"] += 1
+        reel = self._chance.choice(self._reels)
+        reel.vanishes = True
+        self._note("vanished", reel.name)
 
     def _burst(self) -> None:
         reel = self._chance.choice(self._reels)
         for _ in range(BURST):
             reel.publish()
-        self.done["burst"] += 1
+        self._note("burst", reel.name)
 
     def _restart_numbers(self) -> None:
-        self._chance.choice(self._reels).number = 0
-        self.done["numbering restart"] += 1
+        reel = self._chance.choice(self._reels)
+        reel.number = 0
+        self._note("numbering restart", reel.name)
 
     def _stop(self) -> None:
         name = self._chance.choice((*self.rows, "supervisor"))
@@ -214,7 +249,7 @@ class Trouble:
             self._at(time.monotonic() + 0.2, self._stop)
             return
         self._lasting.push(pause)
-        self.done["process stopped"] += 1
+        self._note("process stopped", name)
         self._at(time.monotonic() + self._chance.uniform(*STOPPED_S), pause.close)
 
     def _fill(self) -> None:
@@ -222,7 +257,7 @@ class Trouble:
         full = contextlib.ExitStack()
         full.enter_context(filled(self._memory))
         self._lasting.push(full)
-        self.done["memory full"] += 1
+        self._note("memory full")
         self._disturb_all()
         self._at(time.monotonic() + FULL_S, partial(self._free, full))
 

@@ -19,7 +19,7 @@ from pipeline.model import PICTURE_BYTES, PICTURE_CELLS, FreezeThresholds
 from pipeline.standing import FreezeMemory, Standing
 from pipeline.tiles import Picture
 from tests.pictures import Scene, grey, jpeg, letterboxed, noisy, picture, rounded, text, texture
-from tests.support import costly
+from tests.support import costly, make_frame
 
 pytestmark = pytest.mark.any_python
 
@@ -45,6 +45,10 @@ class Watcher:
 
     def see_all(self, shown: Iterable[Picture], every_ms: float = 200) -> list[Standing]:
         return [self.see(one, every_ms) for one in shown]
+
+    def begin_anew(self) -> None:
+        """The numbers began anew: another recording of the same source."""
+        self.history.clear()
 
     def replace(self) -> None:
         """Another worker takes over: only what the commit record keeps is left."""
@@ -268,6 +272,59 @@ def test_a_gap_in_a_film_is_no_freeze() -> None:
     watcher.see_all(captured(film, n) for n in range(12))
     assert watcher.see(captured(film, 13), 60_000).verdict.value is False
     assert stands(watcher.see_all(captured(film, n) for n in range(14, 20))) == [False] * 6
+
+
+# -- a new recording ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frames", [0, 1, 2, 3, 10])
+def test_a_film_that_stops_shortly_after_its_numbers_began_anew_is_frozen(frames: int) -> None:
+    watcher = Watcher()
+    watcher.see_all(captured(film, n) for n in range(12))
+    watcher.begin_anew()
+    watcher.see_all((captured(film, n) for n in range(12, 12 + frames)), 200)
+    found = watcher.see_all([captured(film, 12 + frames)] * 12)
+    assert None not in stands(found[3:]) and kinds(found[3:]) == {"whole"} and found[-1].fault.value is True
+
+
+def test_a_cut_in_every_picture_is_motion_in_a_new_recording_too() -> None:
+    watcher = Watcher()
+    shown = [decode(make_frame(n)) for n in range(14)]
+    watcher.see_all(shown[:11])
+    watcher.begin_anew()
+    watcher.see_all(shown[11:13])
+    assert kinds(watcher.see_all([shown[13]] * 12)[3:]) == {"whole"}
+
+
+def test_what_stands_in_a_new_recording_as_it_stood_before_stands_as_it_did() -> None:
+    screen, frozen = Watcher(), Watcher()
+    for watcher in (screen, frozen):
+        watcher.see_all(captured(film, n) for n in range(12))
+    screen.see_all(captured(menu, 0, 1.5, capture=n) for n in range(40))
+    frozen.see_all(captured(film, 12, 1.5, capture=n) for n in range(40))
+    for watcher in (screen, frozen):
+        watcher.begin_anew()
+    assert kinds(screen.see_all(captured(menu, 0, 1.5, capture=n) for n in range(40, 60))) == {None, "still"}
+    assert kinds(frozen.see_all(captured(film, 12, 1.5, capture=n) for n in range(40, 60))) == {None, "whole"}
+
+
+def test_what_stands_in_a_new_recording_where_something_else_stood_may_have_stopped() -> None:
+    watcher = Watcher()
+    watcher.see_all(captured(film, n) for n in range(12))
+    watcher.see_all(captured(menu, 0, 1.5, capture=n) for n in range(20))
+    watcher.begin_anew()
+    found = watcher.see_all(captured(film, 30, 1.5, capture=n) for n in range(20))
+    assert (found[-1].kind, found[-1].fault.value) == ("whole", True)
+
+
+def test_a_film_that_goes_on_in_a_new_recording_does_not_stand() -> None:
+    for paused_ms in (200, 5_000, 3_600_000):
+        for shown in (film, with_clock(film), spinner, slow_pan):
+            watcher = Watcher()
+            watcher.see_all(captured(shown, n) for n in range(30))
+            watcher.begin_anew()
+            watcher.now_ns += paused_ms * MS
+            assert True not in stands(watcher.see_all(captured(shown, n) for n in range(31, 60)))
 
 
 # -- bounds ------------------------------------------------------------------------------------------------------------
