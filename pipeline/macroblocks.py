@@ -77,8 +77,10 @@ def find(full: Callable[[], Picture], tile_map: str) -> Blocks | None:
     height, width = picture.shape
     across = _Steps(picture[::_EVERY])
     down = _Steps(cv2.transpose(picture[:, ::_EVERY]))  # type: ignore[arg-type]
-    pct = max(_excess_pct(across, down, sides, live) for sides in _grids(width, height))
-    pct = round(max(pct, 0.0), 3)
+    worst = 0.0
+    for sides in _grids(width, height):
+        worst = max(worst, _excess_pct(across, down, sides, live, worst))
+    pct = round(worst, 3)
     return Blocks(pct, round(100 / (1 + pct / HALF_PCT), 1))
 
 
@@ -111,9 +113,19 @@ def _live_tiles(tile_map: str) -> Flags:
     return np.array([[symbol in _LIVE for symbol in row] for row in tile_map.split(" ")])
 
 
-def _excess_pct(across: _Steps, down: _Steps, sides: tuple[float, float], live: Flags) -> float:
+def _excess_pct(across: _Steps, down: _Steps, sides: tuple[float, float], live: Flags, worst: float) -> float:
+    """The pct of one grid, or something that is not above `worst`: then it need not be looked beside the grid, where
+    blocks only take from it."""
     on_grid, blocks = _cornered(across, down, sides, (0.0, 0.0), live)
-    beside = max(_cornered(across, down, sides, aside, live)[0] for aside in _ASIDE)
+    beside = 0
+    for aside in _ASIDE:
+        if (pct := _pct(on_grid, beside, blocks)) <= worst:
+            return pct
+        beside = max(beside, _cornered(across, down, sides, aside, live)[0])
+    return _pct(on_grid, beside, blocks)
+
+
+def _pct(on_grid: int, beside: int, blocks: int) -> float:
     return 100 * (on_grid - beside - math.isqrt(on_grid + beside)) / max(1, blocks)
 
 
