@@ -223,33 +223,35 @@ class Soak:
             if (incident.source, incident.condition) == (reel.name, scene.condition)
             and begin <= incident.onset.wall_ns <= end
         ]
-        place = f"{reel.name} {scene.condition} {time.strftime('%H:%M:%S', time.gmtime(scene.begun_ns / 1e9))}"
         self.scenes += 1
         self.undisturbed += not scene.disturbed
-        if len(mine) != 1:
-            struck = self.trouble.between(scene.begun_ns, scene.ended_ns)
-            self.failures.append(
-                f"{place}: {len(mine)} incidents instead of one; frames: {scene.verdicts}; faults: {struck}"
-            )
+        wrong = [f"{len(mine)} incidents instead of one"] if len(mine) != 1 else []
         for incident in mine:
             del left[incident.id]
             if incident.reason != "recovered":
-                self.failures.append(f"{place}: {incident.id} ended as {incident.reason!r}")
-            for kind in ("opened", "closed"):
-                if (incident.id, kind) not in stored:
-                    self.failures.append(f"{place}: {incident.id}.{kind} is not stored")
+                wrong.append(f"{incident.id} ended as {incident.reason!r}")
+            wrong += [
+                f"{incident.id}.{kind} is not stored"
+                for kind in ("opened", "closed")
+                if (incident.id, kind) not in stored
+            ]
             if not scene.disturbed:
-                self._audit_pictures(place, scene, incident)
+                wrong += self._wrong_pictures(scene, incident)
+        if wrong:
+            place = f"{reel.name} {scene.condition} {time.strftime('%H:%M:%S', time.gmtime(scene.begun_ns / 1e9))}"
+            struck = self.trouble.between(scene.begun_ns, scene.ended_ns)
+            self.failures.append(f"{place}: {'; '.join(wrong)}; frames: {scene.verdicts}; faults: {struck}")
 
-    def _audit_pictures(self, place: str, scene: Scene, incident: Incident) -> None:
+    def _wrong_pictures(self, scene: Scene, incident: Incident) -> list[str]:
         """Onset and confirming frame are the scene's, byte for byte; before and after it were others."""
+        wrong = []
         for n in range(4):
             key = evidence_key(incident.condition, incident.host, incident.source, incident.id, f"frame_{n}.jpg")
             path = self.state / "store" / key
             data = path.read_bytes() if path.exists() else b""
             if not data or ((data == scene.picture) != (n in (1, 2)) and (scene.condition, n) != ("freeze", 0)):
-                what = "another picture" if data else "missing"
-                self.failures.append(f"{place}: {incident.id} frame_{n}.jpg is {what}")
+                wrong.append(f"{incident.id} frame_{n}.jpg is {'another picture' if data else 'missing'}")
+        return wrong
 
     # -- the page -----------------------------------------------------------------------------------------------------
 
