@@ -7,10 +7,27 @@ Numbers that begin anew open a new run: a file of an earlier run whose name has 
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
+from collections.abc import Callable, Iterable
+from itertools import chain, islice
 
 Frame = tuple[int, int]
 """Number and digit count: together the exact name."""
+
+
+def as_they_came(frames: Iterable[Frame], written_ns: Callable[[Frame], int]) -> list[Frame]:
+    """Files that were all found at once, in the order in which they came. `written_ns` is the time of a file.
+
+    That is the order of their numbers, but where these have begun anew: a file with a higher number than one that was
+    written later is of an earlier run.
+    """
+    runs: list[list[Frame]] = []
+    newest_ns = -1
+    for frame in sorted(frames, reverse=True):
+        if (ns := written_ns(frame)) > newest_ns:
+            newest_ns = ns
+            runs.append([])
+        runs[-1].append(frame)
+    return list(chain.from_iterable(reversed(run) for run in runs))
 
 
 class _Range:
@@ -74,13 +91,13 @@ class Stock:
         """Whether a file of this name is known."""
         return any(known.has(frame) for known in reversed(self._ranges))  # those asked for are new, as a rule
 
-    def unknown_of(self, frames: set[Frame]) -> list[Frame]:
-        """Those of these names that are not known, by number. Looks at each file once, however many ranges there are:
-        numbers that stand for times leave gaps everywhere."""
+    def unknown_of(self, frames: set[Frame]) -> set[Frame]:
+        """Those of these names that are not known. Looks at each file once, however many ranges there are: numbers that
+        stand for times leave gaps everywhere."""
         left = set(frames)
         for known in self._ranges:
             left.difference_update((number, known.width) for number in range(known.first, known.last + 1))
-        return sorted(left)
+        return left
 
     @property
     def oldest(self) -> Frame | None:

@@ -43,7 +43,7 @@ HOST = "soak"
 MEMORY = "size=64m"
 MINUTE_S = 60.0
 LOOK_EVERY_S = 5.0
-QUIET_S = 30.0  # until all that was published is judged, and every child runs
+QUIET_S = 30.0  # until all that was published is judged, all evidence is stored, and every child runs
 CLOCK_NS = 100_000_000  # a file's time is the kernel's last tick
 LONG_LIVED = ("supervisor", "worker/1")
 
@@ -80,7 +80,10 @@ class Soak:
         self._show(float("inf"))
         for reel in self.reels:
             reel.read_verdicts()
-        self._await_evidence()
+        try:
+            wait_until(self._is_quiet, QUIET_S, "all is done")
+        except AssertionError as error:
+            self.failures.append(f"at the end: {error}: {self._undone()}")
 
     def _show(self, until: float) -> None:
         """Publish every source at its pace, strike when it is time, look at the processes now and then."""
@@ -109,10 +112,11 @@ class Soak:
     # -- every minute -------------------------------------------------------------------------------------------------
 
     def _close_minute(self) -> None:
+        begun = time.monotonic()
         try:
-            wait_until(self._is_quiet, QUIET_S, "every frame is judged and every child runs")
+            wait_until(self._is_quiet, QUIET_S, "every child runs and has done its work")
         except AssertionError as error:
-            self.failures.append(f"minute {len(self.minutes) + 1}: {error}: {self._unaccounted()}")
+            self.failures.append(f"minute {len(self.minutes) + 1}: {error}: {self._undone()}")
         self.gauge.look(self._pids(), quiet=True)
         minute = self._count()
         self.minutes.append(minute)
@@ -123,9 +127,17 @@ class Soak:
                 f"invalid={minute.invalid} vanished={minute.vanished} unseen={minute.unseen} "
                 f"incidents={minute.incidents}; USS MB/descriptors {memory}"
             )
+        for reel in self.reels:
+            reel.go_on(time.monotonic() - begun)
 
     def _is_quiet(self) -> bool:
-        return self.trouble.whole() and not self._unaccounted()
+        return self.trouble.whole() and not self._undone()
+
+    def _undone(self) -> list[str]:
+        """What is not as it should be once all is done: the books, and evidence that is not in the store yet."""
+        hold, spool = self.rig.base / "run" / HOLD_DIR, Spool(str(self.state / SPOOL_DIR))
+        waiting = len(list(hold.glob("[!.]*"))) + len(spool.jobs())
+        return self._unaccounted() + ([f"{waiting} pieces of evidence wait"] if waiting else [])
 
     def _unaccounted(self) -> list[str]:
         """Sources whose books do not balance: with themselves, or with what was published. A frame that was deleted
@@ -158,20 +170,12 @@ class Soak:
             memory_used_mb=(used.f_blocks - used.f_bfree) * used.f_frsize / 2**20,
         )
 
-    # -- at the end ---------------------------------------------------------------------------------------------------
-
-    def _await_evidence(self) -> None:
-        hold, spool = self.rig.base / "run" / HOLD_DIR, Spool(str(self.state / SPOOL_DIR))
-        try:
-            wait_until(self._is_quiet, QUIET_S, "every frame is judged")
-            wait_until(lambda: not list(hold.glob("[!.]*")) and not spool.jobs(), QUIET_S, "all evidence is stored")
-        except AssertionError as error:
-            self.failures.append(f"at the end: {error}: {self._unaccounted()}")
-
     @property
     def state(self) -> Path:
         """The state directory."""
         return self.rig.log_path.parent / "state"
+
+    # -- at the end ---------------------------------------------------------------------------------------------------
 
     def audit(self) -> None:
         """After the stop: what was asked for has happened, and every scene is an incident."""

@@ -100,6 +100,12 @@ class Reel:
             self.unlinked, self.vanishes = self.unlinked + 1, False
             self.disturb()
 
+    def go_on(self, paused_s: float) -> None:
+        """After a pause of the whole soak, which may have been a hole in the scene: it lasts as long as one must."""
+        self._turns_at += paused_s
+        if self.scenes and self.scenes[-1].condition:
+            self._turns_at = max(self._turns_at, time.monotonic() + FAULT_S[0])
+
     def disturb(self) -> None:
         """Evidence of what is going on, or has just ended, may be missing."""
         for scene in self.scenes[-2:]:

@@ -268,6 +268,19 @@ def test_numbers_that_begin_anew_mix_with_nothing(tmp_path: Path, frames: Path) 
         assert numbers_in(frames) == list(range(1, 11)), "ten stay"
 
 
+def test_of_numbers_that_began_anew_before_the_start_the_earlier_go_first(tmp_path: Path, frames: Path) -> None:
+    show(frames, *range(1, 31), beside=False)
+    for path in frames.iterdir():
+        os.utime(path, ns=(0, path.stat().st_mtime_ns - S))
+    show(frames, *range(1, 6))
+    with desk(tmp_path, own(frames, keep_frames=7)) as at:
+        assert numbers_in(frames) == [1, 2, 3, 4, 5, 29, 30]
+        assert at.retention.shelves[0].places[0].next_number == 6
+        show(frames, 6, 7)
+        at.pass_s(1)
+        assert numbers_in(frames) == list(range(1, 8))
+
+
 def test_a_directory_that_is_replaced_is_looked_into_anew(tmp_path: Path, frames: Path) -> None:
     with desk(tmp_path, own(frames, keep_frames=5)) as at:
         show(frames, 1, 2)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import time
 
-from pipeline.stock import Stock
+import pytest
+
+from pipeline.stock import Stock, as_they_came
 
 S = 10**9
 
@@ -63,8 +65,25 @@ def test_what_is_not_known_is_told_at_one_look_at_each() -> None:
     for name in names[:10_000]:
         stock.add(name, 0)
     before_s = time.process_time()
-    assert stock.unknown_of({*names, (7, 4)}) == [(7, 4), *names[10_000:]]
+    assert stock.unknown_of({*names, (7, 4)}) == {(7, 4), *names[10_000:]}
     assert time.process_time() - before_s < 2.0
+
+
+@pytest.mark.parametrize(
+    ("times", "order"),
+    [
+        ({1: 10, 2: 20, 3: 30}, [1, 2, 3]),
+        ({1: 10, 2: 10, 3: 10}, [1, 2, 3]),  # copied in at once
+        ({1: 50, 2: 60, 3: 30, 4: 40}, [3, 4, 1, 2]),  # began anew at 1
+        ({1: 90, 2: 60, 3: 70, 4: 30, 5: 40}, [4, 5, 2, 3, 1]),  # and once more
+        ({1: 10, 2: 30, 3: 20, 4: 40}, [1, 2, 3, 4]),  # the clock was set back a little
+        ({1: 50, 2: 0, 3: 60, 4: 30}, [4, 1, 2, 3]),  # one has gone
+        ({}, []),
+    ],
+)
+def test_files_of_an_earlier_run_came_first(times: dict[int, int], order: list[int]) -> None:
+    came = as_they_came([(number, 9) for number in times], lambda frame: times[frame[0]])
+    assert [number for number, _ in came] == order
 
 
 def test_one_name_over_and_over_is_one_file() -> None:
