@@ -125,7 +125,7 @@ class Freeze:
         if self._state.size != picture.shape:
             self._begin(picture, time_ns)
         elif not predecessors:
-            self._begin_anew(picture, time_ns)
+            self._begin_anew(picture, history.before, time_ns)
         if not predecessors:
             return NOT_COMPARED
         elapsed_ms = self._pass_time(time_ns)
@@ -180,18 +180,18 @@ class Freeze:
         self._map = TileMap(self._grid.shape)
         self._means = self._no_means()
 
-    def _begin_anew(self, picture: Picture, time_ns: int) -> None:
-        """The first picture of a new recording. How the source moved is still known, so that it can be seen to stop;
-        what it showed meanwhile is not, and any tile may have changed just now. Where it stood, and another picture
-        stands now, nothing is known."""
-        state = self._state
-        if state.anchored and self._is_away(self._grid.means(picture)):
+    def _begin_anew(self, picture: Picture, before: Picture | None, time_ns: int) -> None:
+        """The first picture of a new recording, which is compared with none. If it shows the scene of the picture
+        `before` it, the source goes on: it must be seen to stop. Else nothing is known."""
+        if before is None:
             return self._begin(picture, time_ns)
+        self._means = self._grid.means(before)[None]
+        now = self._look(picture, before)
         self._pass_time(time_ns)
-        self._map.changed_ms[:] = state.now_ms
-        self._means = self._no_means()
-        state.was_alike = False
-        state.alike_ms, state.stop_ms, state.stopped = 0, -1, 0
+        if self._follow(now):
+            return self._begin(picture, time_ns)
+        self._means = now.means[None]
+        self._state.was_alike = False  # of the next three pictures nobody will ask
 
     def _pass_time(self, time_ns: int) -> int:
         """Let everything grow older; by how many ms. Time that would run backwards stands still."""
@@ -209,14 +209,15 @@ class Freeze:
             state.stop_ms = min(state.stop_ms + elapsed_ms, MAX_MS)
         return elapsed_ms
 
-    def _follow(self, now: Step) -> None:
-        """Remember what moved."""
+    def _follow(self, now: Step) -> bool:
+        """Remember what moved. Whether it was a cut: then it is forgotten."""
         state = self._state
         quiet = now.quiet * _FINE
         state.quiet = quiet if state.quiet < 0 else min(quiet, state.quiet + (quiet - state.quiet) // 10)
         spread = motion.redistributed(now.means, self._means[0]) if now.mean > _CUT_BASE else 0
         if self._is_cut(now, spread):
-            return self._new_scene(now)
+            self._new_scene(now)
+            return True
         if state.slot_ms >= SLOT_MS or not state.slots:
             state.slots, state.slot_ms = min(state.slots + 1, MAX_MS), 0
             self._map.next_slot()
@@ -224,6 +225,7 @@ class Freeze:
             self._end_stand(now, spread)
             self._note_motion(now)
         state.stand_level = min(state.stand_level, now.mean) if state.still_ms else now.mean
+        return False
 
     def _note_motion(self, now: Step) -> None:
         state = self._state
@@ -375,17 +377,13 @@ class Freeze:
         state.near = state.near + (near - state.near) // 10 if state.near else near
         if not state.anchored:
             self._map.anchor[:], state.anchored = self._means[-1], True
-        if not self._is_away(now.means):
+        far = int(motion.distance(now.means, self._map.anchor).sum()) * _FINE // size
+        if far <= _FAR_BASE + _FAR_TIMES * state.near:
             return False
         self._map.anchor[:] = now.means
         self._map.rate[:] = 0
         state.paused_ms = state.pause_level = 0
         return True
-
-    def _is_away(self, means: Ints) -> bool:
-        """Whether a picture is not the one that stood first."""
-        far = int(motion.distance(means, self._map.anchor).sum()) * _FINE // self._grid.size
-        return far > _FAR_BASE + _FAR_TIMES * self._state.near
 
     def _kind_of_stand(self, now: Step, stop: _Stop) -> FreezeKind | None:
         """In which way a picture stands that is like the three before it; None while it must be waited for."""

@@ -48,6 +48,8 @@ class History:
         self._entries: tuple[HistoryEntry, ...] = ()  # newest last
         self._pictures: list[Picture] = []  # newest first
         self._newest = -1  # cell written last
+        self.before: Picture | None = None
+        """The newest picture that was there before the last `clear`, until the next `push`."""
         self._restore(entries)
 
     @property
@@ -78,11 +80,13 @@ class History:
         stored.setflags(write=False)
         entry = HistoryEntry(cell, height, width, name, zlib.crc32(stored.data))
         self._newest = cell
+        self.before = None
         self._entries = (*self._entries, entry)[-PREDECESSORS:]
         self._pictures = [stored, *self._pictures][:PREDECESSORS]
 
     def clear(self) -> None:
         """Forget all: the source's numbering or frame size has changed."""
+        self.before = self._pictures[0] if self._pictures else self.before
         self._entries = ()
         self._pictures = []
 

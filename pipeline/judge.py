@@ -44,7 +44,7 @@ class Order(Enum):
     """Where a frame stands in its source's sequence."""
 
     NEXT = auto()
-    RESTART = auto()  # the numbers began anew: what was remembered is another recording's
+    RESTART = auto()  # the numbers began anew: the pictures that were remembered are another recording's
     LATE = auto()  # older than the one before it: judged by itself, remembered by nobody
 
 

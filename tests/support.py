@@ -46,12 +46,12 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 30.0, what: str 
         time.sleep(min(0.5, max(0.01, 3 * (answered - asked))))
 
 
-@functools.cache
 def costly(*values: Any) -> list[Any]:
     """The values of a parameter with which a test is costly."""
     return [pytest.param(value, marks=pytest.mark.costly) for value in values]
 
 
+@functools.cache
 def make_frame(seed: int = 0, width: int = 320, height: int = 180) -> bytes:
     """A JPEG of a blurred random pattern: another picture for every seed."""
     noise = np.random.default_rng(seed).integers(0, 255, (height // 20, width // 20, 3), dtype=np.uint8)

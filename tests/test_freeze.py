@@ -308,23 +308,69 @@ def test_what_stands_in_a_new_recording_as_it_stood_before_stands_as_it_did() ->
     assert kinds(frozen.see_all(captured(film, 12, 1.5, capture=n) for n in range(40, 60))) == {None, "whole"}
 
 
-def test_what_stands_in_a_new_recording_where_something_else_stood_may_have_stopped() -> None:
+@pytest.mark.parametrize("static_ok", [False, True])
+@pytest.mark.parametrize("scene", [with_clock(menu), spinner, mouse, slow_pan])
+def test_another_scene_that_moves_in_a_new_recording_does_not_stand(scene: Scene, static_ok: bool) -> None:
+    watcher = Watcher(static_ok=static_ok)
+    watcher.see_all(captured(film, n) for n in range(30))
+    watcher.begin_anew()
+    found = watcher.see_all(captured(scene, n, 1.0) for n in range(60))
+    assert True not in stands(found)[8:]
+
+
+def test_with_static_ok_a_screen_in_a_new_recording_is_no_fault() -> None:
+    watcher = Watcher(static_ok=True)
+    watcher.see_all(captured(film, n) for n in range(30))
+    watcher.begin_anew()
+    found = watcher.see_all(captured(menu, 0, 1.0, capture=n) for n in range(30))
+    assert found[-1].verdict.value is True and not any(one.fault.value for one in found)
+
+
+@pytest.mark.parametrize("before", [menu, spinner, with_clock(menu)])
+def test_what_stands_in_a_new_recording_where_something_else_was_may_have_stopped(before: Scene) -> None:
     watcher = Watcher()
     watcher.see_all(captured(film, n) for n in range(12))
-    watcher.see_all(captured(menu, 0, 1.5, capture=n) for n in range(20))
+    watcher.see_all(captured(before, n, 1.5) for n in range(12))
     watcher.begin_anew()
     found = watcher.see_all(captured(film, 30, 1.5, capture=n) for n in range(20))
     assert (found[-1].kind, found[-1].fault.value) == ("whole", True)
 
 
-def test_a_film_that_goes_on_in_a_new_recording_does_not_stand() -> None:
-    for paused_ms in (200, 5_000, 3_600_000):
-        for shown in (film, with_clock(film), spinner, slow_pan):
-            watcher = Watcher()
-            watcher.see_all(captured(shown, n) for n in range(30))
-            watcher.begin_anew()
-            watcher.now_ns += paused_ms * MS
-            assert True not in stands(watcher.see_all(captured(shown, n) for n in range(31, 60)))
+@pytest.mark.parametrize("paused_ms", [200, 5_000, 3_600_000])
+@pytest.mark.parametrize("scene", [film, with_clock(film), spinner, slow_pan])
+def test_a_scene_that_goes_on_in_a_new_recording_does_not_stand(scene: Scene, paused_ms: int) -> None:
+    watcher = Watcher()
+    watcher.see_all(captured(scene, n) for n in range(30))
+    watcher.begin_anew()
+    watcher.now_ns += paused_ms * MS
+    assert True not in stands(watcher.see_all(captured(scene, n) for n in range(31, 60)))
+
+
+def test_a_pause_that_ended_as_the_numbers_began_anew_is_over() -> None:
+    watcher = Watcher()
+    watcher.see_all(captured(film, n) for n in range(12))
+    watcher.see_all(captured(with_clock(menu), n) for n in range(50))
+    watcher.see_all([captured(with_clock(menu), 50)] * 9)
+    watcher.begin_anew()
+    assert True not in stands(watcher.see_all([captured(with_clock(menu), 55)] * 9))
+
+
+def test_it_stands_since_it_was_last_seen_to_move() -> None:
+    watcher = Watcher()
+    watcher.see_all(captured(film, n) for n in range(12))
+    watcher.begin_anew()
+    watcher.now_ns += 3_600_000 * MS
+    found = watcher.see_all([captured(film, 12)] * 5)
+    assert [one.verdict.readings["freeze_still_s"] for one in found[3:]] == [0.6, 0.8]
+
+
+def test_where_the_picture_before_is_lost_too_nothing_is_known() -> None:
+    watcher = Watcher()
+    watcher.see_all(captured(film, n) for n in range(12))
+    watcher.see_all(captured(menu, 0, 1.5, capture=n) for n in range(20))
+    watcher.history = History([memoryview(bytearray(PICTURE_BYTES)) for _ in range(PICTURE_CELLS)])
+    found = watcher.see_all(captured(menu, 0, 1.5, capture=n) for n in range(20, 40))
+    assert stands(found) == [None] * 5 + [True] * 15 and found[-1].kind == "whole"
 
 
 # -- bounds ------------------------------------------------------------------------------------------------------------
@@ -409,8 +455,11 @@ def test_a_successor_judges_exactly_as_its_predecessor_would_have() -> None:
     shown = [captured(scene, n, 2) for n in range(40)]
     shown += [captured(with_clock(menu), n) for n in range(40)] + [captured(slow_pan, n, 1) for n in range(20)]
     alone, relieved = Watcher(), Watcher()
-    for one in shown:
+    for n, one in enumerate(shown):
         relieved.replace()
+        if n % 13 == 12:
+            alone.begin_anew()
+            relieved.begin_anew()
         assert relieved.see(one) == alone.see(one)
     assert relieved.freeze.memory == alone.freeze.memory
 

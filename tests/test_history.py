@@ -54,6 +54,16 @@ def test_a_cleared_history_takes_another_size() -> None:
     history.push(np.zeros((45, 80), np.uint8), "a")
 
 
+def test_the_picture_before_it_was_cleared_is_known_until_the_next() -> None:
+    history = after(BASE, BASE)
+    newest, known = history.pictures()[0], [history.before]
+    for _ in range(2):
+        history.clear()
+        known.append(history.before)
+    history.push(BASE, "a")
+    assert [picture is newest for picture in known] == [False, True, True] and history.before is None
+
+
 def test_a_picture_larger_than_a_cell_is_refused() -> None:
     with pytest.raises(ValueError, match="does not follow"):
         new_history().push(np.zeros((1, PICTURE_BYTES + 1), np.uint8), "a")

@@ -264,18 +264,19 @@ def killed_in_the_next_frame(judge: Judge, cells: list[memoryview]) -> Judge:
 def test_a_successor_judges_exactly_as_its_predecessor_would_have(
     cells: list[memoryview], take_over: Callable[[Judge, list[memoryview]], Judge]
 ) -> None:
-    # Given the verdicts of one judge over the whole film
+    # Given the verdicts of one judge over the whole film, and over it once more when the numbers have begun anew
     ring = Ring.create()
     alone = Judge(SOURCE, ring.lanes[0].picture_cells())
-    expected = [verdicts(show(alone, number, data)) for number, data in enumerate(FILM)]
+    shown = [(number, data, turn * 10**6 + number) for turn in range(2) for number, data in enumerate(FILM)]
+    expected = [verdicts(show(alone, *frame)) for frame in shown]
     # When at every frame another one takes over
     judge, found = Judge(SOURCE, cells), []
-    for number, data in enumerate(FILM):
+    for frame in shown:
         judge = take_over(judge, cells)
-        found.append(verdicts(show(judge, number, data)))
+        found.append(verdicts(show(judge, *frame)))
     # Then nobody can tell
     assert found == expected
-    assert (judge.state.black_frames, judge.state.freeze_frames) == (4, 3)
+    assert (judge.state.black_frames, judge.state.numbering_restarts) == (8, 1)
 
 
 def test_a_successor_goes_on_counting(judge: Judge, cells: list[memoryview]) -> None:
