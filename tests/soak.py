@@ -56,9 +56,9 @@ class Soak:
         self.rig, self.ring, self.memory = rig, ring, memory
         self.board = board_of(rig)
         self.lanes = {row.name.decode(): lane for lane, row in self.board.sources}
-        chance = random.Random(seed)
-        self.reels = [Reel(name, directory, chance) for name, directory in rig.dirs.items()]
-        self.trouble = Trouble(self.board, rig.process.pid, self.reels, chance, memory)
+        # Each its own chance: what one draws does not depend on when another did.
+        self.reels = [Reel(name, path, random.Random(f"{seed}/{name}")) for name, path in rig.dirs.items()]
+        self.trouble = Trouble(self.board, rig.process.pid, self.reels, random.Random(f"{seed}/trouble"), memory)
         self.gauge = Gauge()
         self.minutes: list[Minute] = []
         self.failures: list[str] = []

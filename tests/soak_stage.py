@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, groupby
+from operator import itemgetter
 from pathlib import Path
 
 import psutil
@@ -40,6 +41,8 @@ NEAR_NS = 5_000_000_000  # a fault so shortly before a scene may have to do with
 STOPPED_S, FULL_S = (0.5, 2.5), 1.0
 DECK = {"damaged": 4, "vanished": 4, "burst": 2, "numbering restart": 1, "process stopped": 2, "memory full": 1}
 """Faults of one minute, at random moments of it and on random sources."""
+
+NO_PICTURE, PNG_BEGIN = b"<html>no picture</html>", b"\x89PNG\r\n\x1a\n"  # damaged in other ways than cut off
 
 VICTIMS = ("watcher", "worker/0", "uploader", "capture")
 """Killed once a minute. The second worker is not: a leak of few bytes per frame shows in a long life only."""
@@ -130,8 +133,8 @@ class Reel:
         for scene in self.scenes[-2:-1]:
             found = [content for path in self.dir.glob("*.json") if (content := sidecar.read(str(path)))]
             ids = [(content.frame_id, content) for content in found if content.frame_id]
-            mine = sorted((i.mtime_ns, c) for i, c in ids if scene.begun_ns <= i.mtime_ns <= scene.ended_ns)
-            told = [_verdict(content, scene.condition) for _, content in mine]
+            mine = [(i.mtime_ns, c) for i, c in ids if scene.begun_ns <= i.mtime_ns <= scene.ended_ns]
+            told = [_verdict(content, scene.condition) for _, content in sorted(mine, key=itemgetter(0))]
             scene.verdicts = " ".join(f"{len(list(run))} {verdict}," for verdict, run in groupby(told)).rstrip(",")
 
 
@@ -166,19 +169,27 @@ class Trouble:
 
     def deal(self, begin: float) -> None:
         """Plan a minute that begins then."""
-        faults: dict[str, Callable[[], None]] = {
-            "damaged": self._damage,
-            "vanished": self._take_away,
-            "burst": self._burst,
-            "numbering restart": self._restart_numbers,
-            "process stopped": self._stop,
-        }
-        if self._memory:
-            faults["memory full"] = self._fill
-        actions = [faults[name] for name in faults for _ in range(DECK[name])]
+        names = [name for name in DECK if name != "memory full" or self._memory]
+        actions = [self._drawn(name) for name in names for _ in range(DECK[name])]
         actions += [partial(self._kill, name) for name in VICTIMS]
         for action in actions:
             self._at(begin + self._chance.uniform(*STRIKES_S), action)
+
+    def _drawn(self, fault: str) -> Callable[[], None]:
+        """A fault, all of it that is left to chance drawn: what has happened until then changes nothing."""
+        chance, reel, whole = self._chance, self._chance.choice(self._reels), make_frame(0)
+        part = whole[: chance.randrange(3, len(whole) - 2)]
+        drawn: dict[str, Callable[[], None]] = {
+            "damaged": partial(self._damage, reel, chance.choice((NO_PICTURE, part, PNG_BEGIN))),
+            "vanished": partial(self._take_away, reel),
+            "burst": partial(self._burst, reel),
+            "numbering restart": partial(self._restart_numbers, reel),
+            "process stopped": partial(
+                self._stop, chance.choice((*self.rows, "supervisor")), chance.uniform(*STOPPED_S)
+            ),
+            "memory full": self._fill,
+        }
+        return drawn[fault]
 
     def strike(self) -> None:
         """Do what is due."""
@@ -218,32 +229,24 @@ class Trouble:
             self.killed[name] = pid
             self._struck.append((time.time_ns(), f"kill of {name}"))
 
-    def _damage(self) -> None:
-        whole = make_frame(0)
-        reel = self._chance.choice(self._reels)
-        reel.damage = self._chance.choice(
-            (b"<html>no picture</html>", whole[: self._chance.randrange(3, len(whole) - 2)], b"\x89PNG\r\n\x1a\n")
-        )
+    def _damage(self, reel: Reel, data: bytes) -> None:
+        reel.damage = data
         self._note("damaged", reel.name)
 
-    def _take_away(self) -> None:
-        reel = self._chance.choice(self._reels)
+    def _take_away(self, reel: Reel) -> None:
         reel.vanishes = True
         self._note("vanished", reel.name)
 
-    def _burst(self) -> None:
-        reel = self._chance.choice(self._reels)
+    def _burst(self, reel: Reel) -> None:
         for _ in range(BURST):
             reel.publish()
         self._note("burst", reel.name)
 
-    def _restart_numbers(self) -> None:
-        reel = self._chance.choice(self._reels)
+    def _restart_numbers(self, reel: Reel) -> None:
         reel.number = 0
         self._note("numbering restart", reel.name)
 
-    def _stop(self) -> None:
-        name = self._chance.choice((*self.rows, "supervisor"))
+    def _stop(self, name: str, lasts_s: float) -> None:
         pid = self._supervisor if name == "supervisor" else int(self.rows[name].pid)
         pause = contextlib.ExitStack()
         try:
@@ -252,11 +255,11 @@ class Trouble:
         except (psutil.Error, OSError, AssertionError):
             pid = 0
         if not pid:  # it has just been killed
-            self._at(time.monotonic() + 0.2, self._stop)
+            self._at(time.monotonic() + 0.2, partial(self._stop, name, lasts_s))
             return
         self._lasting.push(pause)
         self._note("process stopped", name)
-        self._at(time.monotonic() + self._chance.uniform(*STOPPED_S), pause.close)
+        self._at(time.monotonic() + lasts_s, pause.close)
 
     def _fill(self) -> None:
         assert self._memory
