@@ -38,6 +38,7 @@ GOOD_PICTURES, STILL_PICTURES = 50, 40
 BURST = 100  # frames at once
 STRIKES_S = (3.0, 50.0)  # of a minute: what lasts is over before its end, when the books are looked at
 NEAR_NS = 5_000_000_000  # a fault so shortly before a scene may have to do with it
+DISTURBED_S = 1.0  # after a fault that takes frames, one of those before it may be the newest good one
 STOPPED_S, FULL_S = (0.5, 2.5), 1.0
 DECK = {"damaged": 4, "vanished": 4, "burst": 2, "numbering restart": 1, "process stopped": 2, "memory full": 1}
 """Faults of one minute, at random moments of it and on random sources."""
@@ -72,7 +73,7 @@ class Reel:
         self.damage: bytes | None = None  # in place of the next frame
         self.vanishes = False  # the next frame goes before it can be read
         self.ending = False  # no new fault scene begins
-        self._shown, self._turns_at, self._chance = 0, 0.0, chance
+        self._shown, self._turns_at, self._disturbed_at, self._chance = 0, 0.0, -DISTURBED_S, chance
 
     @property
     def done(self) -> bool:
@@ -110,7 +111,8 @@ class Reel:
             self._turns_at = max(self._turns_at, time.monotonic() + FAULT_S[0])
 
     def disturb(self) -> None:
-        """Evidence of what is going on, or has just ended, may be missing."""
+        """Evidence of what is going on, has just ended or is about to begin may be missing."""
+        self._disturbed_at = time.monotonic()
         for scene in self.scenes[-2:]:
             scene.disturbed = True
 
@@ -125,7 +127,8 @@ class Reel:
                 condition = self._chance.choice(("black", "freeze"))
                 still = GOOD_PICTURES + len(self.scenes) % STILL_PICTURES
                 picture = plain_frame(BLACK_LEVEL) if condition == "black" else make_frame(still)
-        self.scenes.append(Scene(condition, picture, now_ns))
+        disturbed = time.monotonic() - self._disturbed_at < DISTURBED_S  # the frame before it may have gone
+        self.scenes.append(Scene(condition, picture, now_ns, disturbed=disturbed))
         self._turns_at = time.monotonic() + self._chance.uniform(*(FAULT_S if condition else GOOD_S))
 
     def read_verdicts(self) -> None:
