@@ -55,7 +55,8 @@ def test_22_a_tenth_digit_is_the_next_number(tmp_path: Path) -> None:
         found = service.wait_sidecars(8)
         row = source_row(service)
         assert sorted(found) == list(range(999_999_996, 1_000_000_004))
-        assert (row.numbering_restarts, row.gaps, row.last_number) == (0, 0, 1_000_000_003)
+        wait_until(lambda: row.last_number == 1_000_000_003, 10, "the board shows the last one")
+        assert (row.numbering_restarts, row.gaps) == (0, 0)
         before = found[1_000_000_001]["last_3_filenames"]
         assert {"capture_1000000000.jpg", "capture_999999999.jpg"} <= {*before}
         assert service.books()["a"]["judged"] == 8
