@@ -9,6 +9,7 @@ clock or process. Colours are blue, green, red; "levels" are 0-255, "pct" is 0-1
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -182,12 +183,15 @@ def _possible_layouts(grid: Picture) -> list[Layout]:
 
 def _falls(line: list[int], layout: Layout) -> bool:
     """Whether the levels fall from bar to bar, if some are left out."""
-    levels = [line[column] for column in _CENTRES[layout]]
-    longest: list[int] = []  # of the falling rows of bars that end with this one
-    for at, level in enumerate(levels):
-        before = [longest[left] for left in range(at) if levels[left] - level >= _STEP_LEVELS]
-        longest.append(1 + max(before, default=0))
-    return max(longest) >= layout.bars - _HIDDEN
+    ends: list[int] = []  # of falling rows of 1, 2, ... bars, how dark the last one is: the least that was found
+    for column in _CENTRES[layout]:
+        darkness = 255 - line[column]
+        at = bisect_right(ends, darkness - _STEP_LEVELS)  # it can follow on rows so long
+        if at == len(ends):
+            ends.append(darkness)
+        else:
+            ends[at] = min(ends[at], darkness)
+    return len(ends) >= layout.bars - _HIDDEN
 
 
 def _count_bars(colours: Picture, layouts: list[Layout]) -> tuple[int, bool]:

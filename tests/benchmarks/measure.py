@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.speed import stage
 from tests.benchmarks.tools import (
     Latencies,
     cpu_ns,
@@ -179,7 +180,8 @@ for n in range({count}):
     one(n)
 print((time.process_time() - cpu) / {count} * 1e3)
 """
-    done = subprocess.run([sys.executable, "-c", code, *map(str, files)], check=True, capture_output=True, text=True)
+    command = [sys.executable, "-c", code, *map(str, files)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=stage.environment())
     return float(done.stdout)
 
 
