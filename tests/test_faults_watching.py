@@ -303,6 +303,22 @@ def test_frames_of_an_ffmpeg_that_begins_at_1_again_replace_the_old_sidecars(ser
         assert_judged(service, 40)
 
 
+def test_a_picture_that_stops_shortly_after_the_numbers_began_anew_is_a_freeze(service: FaultRig) -> None:
+    """Not `still`, as a screen would be: a soak lost an incident by that."""
+    with service:
+        for number in range(1, 21):
+            publish(service.dir, number, make_frame(number))
+        wait_until(lambda: all_current(service.dir), FOUND_S, "the first recording is judged")
+        shown = [make_frame(21), make_frame(22), *[make_frame(23)] * 12]
+        for number, data in enumerate(shown, 1):
+            publish(service.dir, number, data)
+        wait_until(lambda: all_current(service.dir), FOUND_S, "the second is judged")
+        found = sidecars(service.dir)
+        assert [found[number]["freeze_kind"] for number in range(3, 15)] == [None] * 3 + ["whole"] * 9
+        assert all(found[number]["readings"]["freeze_fault"] == 1 for number in range(6, 15))
+        assert row_of(service).numbering_restarts == 1
+
+
 def all_current(directory: Path) -> bool:
     """Whether every frame has a sidecar that speaks of the file that is there now."""
     frames = sorted(directory.glob("*.jpg"))
