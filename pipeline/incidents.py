@@ -208,6 +208,7 @@ class Tracker:
         self._hole_ns = {name: int(max(LEAST_HOLE_S, rule.raise_s) * _NS) for name, rule in rules.items()}
         self.state = state or TrackerState()
         known = {track.condition: track for track in self.state.tracks}
+        self._without_rule = [track for track in self.state.tracks if track.condition not in rules]
         self.state.tracks = [known.get(name) or Track(name) for name in RANK if name in rules]
         self._told: list[Transition] = []
 
@@ -274,8 +275,15 @@ class Tracker:
 
     def close_all(self, reason: str, time_ns: int, wall_ns: int) -> list[Transition]:
         """Close what is open and drop what is pending, as of then: nobody judges this source any more."""
+        return self._close(self.state.tracks, reason, time_ns, wall_ns)
+
+    def close_without_rule(self, time_ns: int, wall_ns: int) -> list[Transition]:
+        """The same for conditions of `state` that have no rule any more: the settings were changed."""
+        return self._close(self._without_rule, "superseded", time_ns, wall_ns)
+
+    def _close(self, tracks: Iterable[Track], reason: str, time_ns: int, wall_ns: int) -> list[Transition]:
         end = Sighting(max(time_ns, self.state.time_ns), wall_ns, -1, "", FrameId(0, 0, 0, 0))
-        for track in self.state.tracks:
+        for track in tracks:
             self._end(track, end, reason)
         return self._take()
 

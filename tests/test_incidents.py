@@ -555,6 +555,18 @@ def test_an_incident_is_json() -> None:
     assert msgspec.json.decode(msgspec.json.encode(closed), type=Incident) == closed
 
 
+def test_what_has_no_rule_any_more_is_closed_once() -> None:
+    before = tracker(SHORT)
+    opened = last(play(film(black="..TTTTTT"), before), "opened")
+    state = msgspec.msgpack.decode(msgspec.msgpack.encode(before.state), type=TrackerState)
+    after = tracker({name: rule for name, rule in SHORT.items() if name != "black"}, state)
+    (closed,) = after.close_without_rule(20 * S, WALL + 19 * S)
+    assert (closed.kind, closed.incident.id, closed.incident.reason) == ("closed", opened.id, "superseded")
+    assert closed.incident.duration_s == 17.0
+    assert after.close_without_rule(21 * S, WALL + 20 * S) == [] and after.held_ids() == []
+    assert tracker(SHORT, before.state).close_without_rule(20 * S, WALL) == []
+
+
 def test_unknown_conditions_are_refused_in_rules_and_ignored_in_verdicts() -> None:
     with pytest.raises(ValueError, match="no such condition: gloom, haze"):
         tracker({"black": RULE, "haze": RULE, "gloom": RULE})

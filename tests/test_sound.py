@@ -151,6 +151,22 @@ def test_bad_chunks_are_unknown_in_the_running_service_and_open_nothing(tmp_path
         assert show(service, count + 3)["conditions"]["audio_loss"] == "open", "true silence is seen"
 
 
+def test_an_incident_ends_when_a_reload_takes_its_condition_away(tmp_path: Path) -> None:
+    with service_with(tmp_path, ("a",), raise_s=0) as service:
+        sound = service.dir / "audio"
+        close_chunk(sound, 1, LOUD)
+        assert show(service, 1)["audio"] is True
+        close_chunk(sound, 2, QUIET)
+        show(service, 2)
+        assert show(service, 3)["conditions"]["audio_loss"] == "open"
+        assert service.config and service.process
+        text = service.config.read_text(encoding="utf-8")
+        service.config.write_text(text.replace('audio_dir = "audio"', 'audio_dir = ""'), encoding="utf-8")
+        service.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: told(service) == [("a", "audio_loss", "superseded")], 30, "the incident is closed")
+        assert "audio_loss" not in show(service, 4)["conditions"]
+
+
 def test_a_worker_that_takes_over_knows_what_there_is_to_hear(tmp_path: Path) -> None:
     with service_with(tmp_path, ("a",)) as service:
         sound = service.dir / "audio"
