@@ -251,3 +251,19 @@ def test_the_installed_configuration_is_examined_where_none_is_named() -> None:
         assert found.verdict("secrets") == "ok"
         os.chown(frames, STRANGER, STRANGER)
         assert not [finding for finding in ask().of("frames a") if finding["verdict"] == "fail"]
+
+
+@needs("ffmpeg")
+def test_a_capture_is_rehearsed_by_the_user_that_the_unit_names() -> None:
+    """Root may read what is closed to others; the service would not start."""
+    with open_place() as base:
+        recording = base / "film.mp4"
+        command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc2=size=320x180", "-frames:v", "5"]
+        subprocess.run([*command, str(recording)], check=True, timeout=30)
+        table = f'[[source]]\nname = "a"\n[source.capture]\nprofile = "file"\ninput = "{recording}"\n'
+        wrapper, environment = installed(base, table, User="nobody", ProtectHome="no", PrivateTmp="no")
+        ask = partial(examine, None, "capture a", wrapper=wrapper, environment=environment)
+        recording.chmod(0o600)
+        assert str(recording) in ask().amiss("capture a", "fail", "it may not be read")["found"]
+        os.chown(recording, STRANGER, STRANGER)
+        assert ask().verdict("capture a") == "ok"

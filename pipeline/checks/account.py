@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.checks import programs
@@ -25,16 +26,27 @@ class Account:
         """Whether this process has it."""
         return self.uid == os.geteuid()
 
+    @property
+    def can_be_assumed(self) -> bool:
+        """Whether this process, which is another's, may run programs as this user."""
+        return not self.is_me and os.geteuid() == 0
+
+    def ask(self, command: list[str], *, environment: Mapping[str, str] | None = None) -> programs.Answer:
+        """Run a program as this user where that is possible, else as who we are. Raises OSError, NoAnswer."""
+        if not self.can_be_assumed:
+            return programs.ask(command, environment=environment)
+        return programs.ask(command, environment=environment, user=self.uid, group=self.gid, groups=self.groups)
+
     def may(self, path: str, mode: int = os.R_OK | os.W_OK | os.X_OK) -> bool | None:
         """Whether it has these rights, access control lists and read-only mounts included; None where only root could
         find that out."""
         if self.is_me:
             return os.access(path, mode, effective_ids=True)
-        if os.geteuid() != 0:
+        if not self.can_be_assumed:
             return None
         words = [word for bit, test in _TESTS.items() if mode & bit for word in ("-a", test, path)][1:]
         try:
-            answer = programs.ask(["test", *words], user=self.uid, group=self.gid, groups=self.groups)
+            answer = self.ask(["test", *words])
         except (OSError, programs.NoAnswer):
             return None
         return answer.code == 0

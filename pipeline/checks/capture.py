@@ -8,12 +8,14 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 
 from pipeline.checks import programs
+from pipeline.checks.account import Account
 from pipeline.checks.checkup import Finding, fail, ok, together, unknown, warn
 from pipeline.checks.subject import Subject
 from pipeline.grab import SCRIPT, environment_for
-from pipeline.model import Exit, printable
+from pipeline.model import Exit, describe, printable
 from pipeline.ownership import can_be_made, holds_foreign_frames
 from pipeline.settings import Settings, Source
 
@@ -84,9 +86,13 @@ def _of_capture(name: str, subject: Subject, source: Source) -> Iterator[Finding
     if device and not os.path.exists(device):
         return  # capture.sh has nothing else to say
     try:
-        answer = _rehearse(source)
+        answer = _rehearse(source, subject.account)
     except programs.NoAnswer as error:
         yield unknown(name, str(error), f"try FFmpeg by hand: {source.capture.ffmpeg or 'ffmpeg'} -version")
+        return
+    except OSError as error:
+        why = f"{subject.account.name} cannot run it"
+        yield fail(name, f"{SCRIPT}: {describe(error)}", why, "install Stillwatch where everybody may read it")
         return
     lines = [line.removeprefix("capture.sh: ") for line in answer.text.strip().splitlines()]
     if answer.code == Exit.OK:
@@ -96,13 +102,17 @@ def _of_capture(name: str, subject: Subject, source: Source) -> Iterator[Finding
     yield fail(name, text, "its FFmpeg does not start", mend or "correct [source.capture]")
 
 
-def _rehearse(source: Source) -> programs.Answer:
-    """What capture.sh says; before the first start in a directory that goes again."""
+def _rehearse(source: Source, account: Account) -> programs.Answer:
+    """What capture.sh says to the service's user, whose recordings, devices and displays count; before the first start
+    in a directory that goes again."""
+    ask = partial(account.ask, [SCRIPT, "--dry-run"])
     environment = environment_for(source)
     if os.path.isdir(source.dir):
-        return programs.ask([SCRIPT, "--dry-run"], environment=environment)
+        return ask(environment=environment)
     with tempfile.TemporaryDirectory(prefix="stillwatch-doctor-") as instead:
-        return programs.ask([SCRIPT, "--dry-run"], environment={**environment, "CAPTURE_DIR": instead})
+        if account.can_be_assumed:
+            os.chown(instead, account.uid, account.gid)
+        return ask(environment={**environment, "CAPTURE_DIR": instead})
 
 
 def _device(name: str, subject: Subject, device: str) -> Iterator[Finding]:
