@@ -71,6 +71,7 @@ _EXACT = 3  # pictures in a row that are the same to the last bit: there is no n
 _CUT_TIMES = 5, 2  # a cut exceeds what is usual so many times,
 _CUT_BASE = 8 * UNIT  # and by so much: in difference, which half of the tiles must share, or in redistribution
 _CUT_UNKNOWN = 30 * UNIT  # the difference, where no usual one is known
+_ANEW_BASE = UNIT // 2  # instead of _CUT_BASE, in redistribution, from one recording to the next
 
 # Patience
 _FIRST_MS = 1000  # the first picture must stand for so long: clocks tick every second
@@ -182,16 +183,19 @@ class Freeze:
 
     def _begin_anew(self, picture: Picture, before: Picture | None, time_ns: int) -> None:
         """The first picture of a new recording, which is compared with none. If it shows the scene of the picture
-        `before` it, the source goes on: it must be seen to stop. Else nothing is known."""
+        `before` it, the source goes on: it must be seen to stop. Else nothing is known; less than a cut is enough."""
         if before is None:
             return self._begin(picture, time_ns)
-        self._means = self._grid.means(before)[None]
-        now = self._look(picture, before)
+        state, means = self._state, self._grid.means(before)
+        self._means = means[None]
+        now, paused_ms = self._look(picture, before), state.paused_ms
+        most = _ANEW_BASE + state.usual_spread * _CUT_TIMES[0] // _CUT_TIMES[1]
         self._pass_time(time_ns)
-        if self._follow(now):
+        if self._follow(now) or motion.redistributed(now.means, means) > most:
             return self._begin(picture, time_ns)
         self._means = now.means[None]
-        self._state.was_alike = False  # of the next three pictures nobody will ask
+        state.paused_ms = min(state.paused_ms, paused_ms)  # between recordings no clock could be seen to tick
+        state.was_alike = state.anchored = False  # of the next three pictures nobody will ask
 
     def _pass_time(self, time_ns: int) -> int:
         """Let everything grow older; by how many ms. Time that would run backwards stands still."""

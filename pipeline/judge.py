@@ -74,6 +74,7 @@ class JudgeState(msgspec.Struct, array_like=True):
     zap: ZapMemory = msgspec.field(default_factory=ZapMemory)
     zaps: int = 0  # channel changes
     looked_ns: int | None = None  # frame time of the last look for macroblocks
+    anew: bool = False  # the numbers began anew, and the pictures of the recording before are still there
 
 
 def conditions_of(source: Source, *, heard: bool) -> tuple[str, ...]:
@@ -116,7 +117,7 @@ class Judge:
             order = Order.NEXT
         elif identity.mtime_ns > state.identity.mtime_ns or state.late_in_a_row + 1 >= LATE_IN_A_ROW:
             state.numbering_restarts += 1
-            self._history.clear()
+            state.anew = True
             order = Order.RESTART
         else:
             state.late_in_a_row += 1
@@ -191,8 +192,9 @@ class Judge:
     ) -> tuple[Standing, list[str]]:
         if order is Order.LATE:
             return NOT_COMPARED, []
-        if not self._history.matches(picture):
+        if self.state.anew or not self._history.matches(picture):
             self._history.clear()
+            self.state.anew = False
         names = self._history.names()
         standing = self._freeze.judge(picture, self._history, time_ns)
         self._history.push(picture, stem)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import NamedTuple
 
 from inotify_simple import flags
 
@@ -44,13 +44,6 @@ _NS = 1_000_000_000
 LEFT_OVER_NS = 10_000_000_000  # a temporary file that has not changed for so long is written by nobody
 
 
-class _Look(NamedTuple):
-    """What a look at a file tells; zeros when it has gone."""
-
-    size: int  # what it takes on its file system
-    written_ns: int  # wall clock
-
-
 class Files:
     """Numbered files of one directory; a Place of Arrivals."""
 
@@ -68,7 +61,7 @@ class Files:
 
     @property
     def next_number(self) -> int:
-        """The first number that no file has had, as far as this process knows."""
+        """The number after the newest file's, as far as this process knows."""
         return self.stock.newest[0] + 1 if self.stock.newest else 0
 
     @property
@@ -86,17 +79,15 @@ class Files:
         if frame is None:
             self._beside(name)
         elif now_ns != self._listed_ns or not self.stock.has(frame):
-            self._add(frame, now_ns, self._look(frame).size)
+            self._add(frame, now_ns, self._weight(frame))
             self.came_ns = now_ns
 
     def listed(self, names: list[str], now_ns: int) -> None:
-        """What is there already counts as having come now: file times would lie wherever the clock was set. They tell
-        only which numbers are of an earlier run."""
+        """What is there already counts as having come now: file times would lie wherever the clock was set."""
         first, self._listed_ns = not self._listed_ns, now_ns
         found = {frame for name in names if (frame := self._numbered(name)) is not None}
-        looked = {frame: self._look(frame) for frame in self.stock.unknown_of(found)}
-        for frame in as_they_came(looked, lambda frame: looked[frame].written_ns):
-            self._add(frame, now_ns, looked[frame].size)
+        for frame in self._in_order(self.stock.unknown_of(found)):
+            self._add(frame, now_ns, self._weight(frame))
             self.came_ns = self.came_ns if first else now_ns
 
     def expected(self) -> list[str]:
@@ -118,6 +109,10 @@ class Files:
         self._unlink(self.file(frame, self.suffix), now_ns)
         return size
 
+    def _in_order(self, frames: Iterable[Frame]) -> list[Frame]:
+        """Files that were found at once, as they came."""
+        return sorted(frames)
+
     def _add(self, frame: Frame, now_ns: int, size: int) -> None:
         self.stock.add(frame, now_ns, size)
         self.files_came += 1
@@ -129,9 +124,15 @@ class Files:
     def _numbered(self, name: str) -> Frame | None:
         return self.frame_of(name, self.suffix)
 
-    def _look(self, frame: Frame) -> _Look:
-        """What is to be known of a file."""
-        return _look(self.file(frame, self.suffix))
+    def _weight(self, frame: Frame) -> int:
+        """What a file takes on its file system; 0 when it has gone."""
+        return self._size(self.file(frame, self.suffix))
+
+    @staticmethod
+    def _size(path: str) -> int:
+        with suppress(OSError):
+            return os.stat(path).st_blocks * 512
+        return 0
 
     def _unlink(self, path: str, now_ns: int) -> bool:
         """Delete one file; whether it was there."""
@@ -237,7 +238,7 @@ class Frames(Files):
         thumbnail = self.frame_of(name, THUMBNAIL_SUFFIX)
         if thumbnail is None:
             return
-        size, oldest = _look(f"{self.path}/{name}").size, self.stock.oldest
+        size, oldest = self._size(f"{self.path}/{name}"), self.stock.oldest
         if oldest is not None and thumbnail >= oldest:
             self.stock.weigh(size)
             self.bytes_came += size
@@ -250,9 +251,17 @@ class Frames(Files):
             self.frame_of(name, SUFFIX) or self.frame_of(name, SIDECAR_SUFFIX) or self.frame_of(name, THUMBNAIL_SUFFIX)
         )
 
-    def _look(self, frame: Frame) -> _Look:
-        found = super()._look(frame)
-        return found._replace(size=found.size + BLOCK_BYTES)
+    def _in_order(self, frames: Iterable[Frame]) -> list[Frame]:
+        """FFmpegs of ours never begin anew (see capture.sh): there the numbers tell, and no clock that was set."""
+        return sorted(frames) if self._source.capture else as_they_came(frames, self._written_ns)
+
+    def _written_ns(self, frame: Frame) -> int:
+        with suppress(OSError):
+            return os.stat(self.file(frame, SUFFIX)).st_mtime_ns
+        return 0
+
+    def _weight(self, frame: Frame) -> int:
+        return super()._weight(frame) + BLOCK_BYTES
 
     def _unlink_beside(self, frame: Frame, now_ns: int) -> None:
         self._unlink(self.file(frame, SIDECAR_SUFFIX), now_ns)
@@ -304,8 +313,8 @@ class Sidecars(Files):
     def _numbered(self, name: str) -> Frame | None:
         return self.frame_of(name, SUFFIX) or self.frame_of(name, SIDECAR_SUFFIX)
 
-    def _look(self, frame: Frame) -> _Look:
-        return _Look(BLOCK_BYTES, 0)  # by their numbers: they go once their frames have gone, and not for room
+    def _weight(self, frame: Frame) -> int:
+        return BLOCK_BYTES
 
 
 def kind_of(path: str) -> str:
@@ -314,14 +323,6 @@ def kind_of(path: str) -> str:
         return file_system_type(path)
     except OSError:
         return ""
-
-
-def _look(path: str) -> _Look:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return _Look(0, 0)
-    return _Look(status.st_blocks * 512, status.st_mtime_ns)
 
 
 def _fingerprint(path: str) -> tuple[int, int, int]:

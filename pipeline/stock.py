@@ -13,21 +13,26 @@ from itertools import chain, islice
 Frame = tuple[int, int]
 """Number and digit count: together the exact name."""
 
+MOST_RUNS = 64
+"""Recordings of one source whose files are there together; each makes looking for a name dearer."""
+
 
 def as_they_came(frames: Iterable[Frame], written_ns: Callable[[Frame], int]) -> list[Frame]:
     """Files that were all found at once, in the order in which they came. `written_ns` is the time of a file.
 
     That is the order of their numbers, but where these have begun anew: a file with a higher number than one that was
-    written later is of an earlier run.
+    written later is of an earlier run. Of more than MOST_RUNS the times are no such thing, and the numbers tell.
     """
     runs: list[list[Frame]] = []
-    newest_ns = -1
-    for frame in sorted(frames, reverse=True):
-        if (ns := written_ns(frame)) > newest_ns:
+    newest_ns = 0
+    by_number = sorted(frames)
+    for frame in reversed(by_number):
+        ns = written_ns(frame)
+        if not runs or ns > newest_ns:
             newest_ns = ns
             runs.append([])
         runs[-1].append(frame)
-    return list(chain.from_iterable(reversed(run) for run in runs))
+    return by_number if len(runs) > MOST_RUNS else list(chain.from_iterable(run[::-1] for run in runs))
 
 
 class _Range:

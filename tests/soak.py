@@ -112,7 +112,6 @@ class Soak:
     # -- every minute -------------------------------------------------------------------------------------------------
 
     def _close_minute(self) -> None:
-        begun = time.monotonic()
         try:
             wait_until(self._is_quiet, QUIET_S, "every child runs and has done its work")
         except AssertionError as error:
@@ -127,8 +126,6 @@ class Soak:
                 f"invalid={minute.invalid} vanished={minute.vanished} unseen={minute.unseen} "
                 f"incidents={minute.incidents}; USS MB/descriptors {memory}"
             )
-        for reel in self.reels:
-            reel.go_on(time.monotonic() - begun)
 
     def _is_quiet(self) -> bool:
         return self.trouble.whole() and not self._undone()

@@ -25,6 +25,7 @@ import psutil
 
 from pipeline import sidecar
 from pipeline.board import Board, ChildRow
+from pipeline.incidents import LEAST_HOLE_S
 from pipeline.model import State
 from tests.live import stopped
 from tests.machine import filled
@@ -38,6 +39,7 @@ GOOD_PICTURES, STILL_PICTURES = 50, 40
 BURST = 100  # frames at once
 STRIKES_S = (3.0, 50.0)  # of a minute: what lasts is over before its end, when the books are looked at
 NEAR_NS = 5_000_000_000  # a fault so shortly before a scene may have to do with it
+HOLE_S = LEAST_HOLE_S / 2  # the service may count more between two frames than their publisher
 DISTURBED_S = 1.0  # after a fault that takes frames, one of those before it may be the newest good one
 STOPPED_S, FULL_S = (0.5, 2.5), 1.0
 DECK = {"damaged": 4, "vanished": 4, "burst": 2, "numbering restart": 1, "process stopped": 2, "memory full": 1}
@@ -73,7 +75,8 @@ class Reel:
         self.damage: bytes | None = None  # in place of the next frame
         self.vanishes = False  # the next frame goes before it can be read
         self.ending = False  # no new fault scene begins
-        self._shown, self._turns_at, self._disturbed_at, self._chance = 0, 0.0, -DISTURBED_S, chance
+        self._shown, self._turns_at, self._published_at, self._disturbed_at = 0, 0.0, 0.0, -DISTURBED_S
+        self._chance = chance
 
     @property
     def done(self) -> bool:
@@ -83,6 +86,7 @@ class Reel:
 
     def publish(self) -> None:
         """The next frame, as FFmpeg would; without space there is none."""
+        self._bridge_hole()
         if time.monotonic() >= self._turns_at and not (self.ending and self.scenes and not self.scenes[-1].condition):
             self._turn()
         self._shown += 1
@@ -104,11 +108,14 @@ class Reel:
             self.unlinked, self.vanishes = self.unlinked + 1, False
             self.disturb()
 
-    def go_on(self, paused_s: float) -> None:
-        """After a pause of the whole soak, which may have been a hole in the scene: it lasts as long as one must."""
-        self._turns_at += paused_s
-        if self.scenes and self.scenes[-1].condition:
-            self._turns_at = max(self._turns_at, time.monotonic() + FAULT_S[0])
+    def _bridge_hole(self) -> None:
+        """Where no frame came for long (the books were looked at, the machine was busy), the service begins anew with
+        what it has not opened or closed yet: the scene goes on for as long as one must."""
+        now = time.monotonic()
+        if now - self._published_at > HOLE_S and self.scenes:
+            self._turns_at = max(self._turns_at, now + (FAULT_S if self.scenes[-1].condition else GOOD_S)[0])
+            self.disturb()
+        self._published_at = now
 
     def disturb(self) -> None:
         """Evidence of what is going on, has just ended or is about to begin may be missing."""

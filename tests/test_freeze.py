@@ -355,6 +355,44 @@ def test_a_pause_that_ended_as_the_numbers_began_anew_is_over() -> None:
     assert True not in stands(watcher.see_all([captured(with_clock(menu), 55)] * 9))
 
 
+def dark(scene: Scene, share: float) -> Scene:
+    return lambda number: rounded(scene(number).astype(np.float32) * share)
+
+
+@pytest.mark.parametrize("static_ok", [False, True])
+def test_another_dark_scene_in_a_new_recording_does_not_stand(static_ok: bool) -> None:
+    """It differs by less than a cut does."""
+    watcher = Watcher(static_ok=static_ok)
+    film_in_the_dark, wheel_in_the_dark = dark(film, 0.12), dark(spinner, 0.3)
+    watcher.see_all(captured(film_in_the_dark, n, 1.0) for n in range(30))
+    watcher.begin_anew()
+    found = watcher.see_all(captured(wheel_in_the_dark, n, 1.0) for n in range(30))
+    assert not any(one.fault.value for one in found[8:])
+
+
+@pytest.mark.parametrize("moving", [0, 1, 2, 3, 4])
+def test_what_moves_for_a_moment_in_a_new_recording_is_frozen_as_soon_again(moving: int) -> None:
+    watcher = Watcher()
+    watcher.see_all(captured(film, n) for n in range(12))
+    watcher.see_all(captured(film, 12, 1.0, capture=n) for n in range(20))
+    watcher.begin_anew()
+    watcher.see_all(captured(film, n) for n in range(13, 13 + moving))
+    found = watcher.see_all(captured(film, 13 + moving, 1.0, capture=n) for n in range(12))
+    assert stands(found)[3:] == [True] * 9 and kinds(found[3:]) == {"whole"}
+
+
+@pytest.mark.parametrize("phase", range(5))
+def test_a_clock_is_known_to_tick_after_a_pause_between_recordings(phase: int) -> None:
+    clock = with_clock(menu)
+    watcher = Watcher()
+    watcher.see_all(captured(film, n) for n in range(12))
+    watcher.see_all(captured(clock, n // 5 * 5) for n in range(50 + phase))
+    watcher.begin_anew()
+    watcher.now_ns += 30_000 * MS
+    found = watcher.see_all(captured(clock, n // 5 * 5) for n in range(50 + phase, 80))
+    assert not any(one.fault.value for one in found)
+
+
 def test_it_stands_since_it_was_last_seen_to_move() -> None:
     watcher = Watcher()
     watcher.see_all(captured(film, n) for n in range(12))

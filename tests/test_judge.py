@@ -279,6 +279,21 @@ def test_a_successor_judges_exactly_as_its_predecessor_would_have(
     assert (judge.state.black_frames, judge.state.numbering_restarts) == (8, 1)
 
 
+def test_a_successor_knows_that_the_numbers_began_anew_before_a_frame_was_no_picture(
+    judge: Judge, cells: list[memoryview]
+) -> None:
+    """What was shown before is not forgotten with the frame that could not be judged."""
+    for number in range(500, 512):
+        show(judge, number, make_frame(number))
+    judge.observe(1, file(1, mtime_ns=10**6))
+    with pytest.raises(InvalidFrame):
+        judge.judge(b"no picture", "capture_000000001", Order.RESTART, 512 * SECOND)
+    heir = successor(judge, cells)
+    found = [show(heir, number, make_frame(600), 10**6 + number) for number in range(2, 9)]
+    assert found[0].predecessors == []
+    assert [one.freeze_kind for one in found] == [None] * 3 + ["whole"] * 4
+
+
 def test_a_successor_goes_on_counting(judge: Judge, cells: list[memoryview]) -> None:
     for number in (1, 4, 3):
         judge.observe(number, file(number))

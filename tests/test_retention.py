@@ -273,12 +273,21 @@ def test_of_numbers_that_began_anew_before_the_start_the_earlier_go_first(tmp_pa
     for path in frames.iterdir():
         os.utime(path, ns=(0, path.stat().st_mtime_ns - S))
     show(frames, *range(1, 6))
-    with desk(tmp_path, own(frames, keep_frames=7)) as at:
+    with desk(tmp_path, Source(name="a", dir=str(frames), retention="always", keep_frames=7)) as at:
         assert numbers_in(frames) == [1, 2, 3, 4, 5, 29, 30]
         assert at.retention.shelves[0].places[0].next_number == 6
         show(frames, 6, 7)
         at.pass_s(1)
         assert numbers_in(frames) == list(range(1, 8))
+
+
+def test_where_we_capture_the_numbers_tell_whatever_the_clock_was(tmp_path: Path, frames: Path) -> None:
+    show(frames, *range(1, 31), beside=False)
+    for number in range(1, 21):  # written before somebody put the clock back
+        os.utime(frames / frame_name(number), ns=(0, time.time_ns() + 3600 * S))
+    os.utime(frames / frame_name(30), (0, -(10**9)))
+    with desk(tmp_path, own(frames, keep_frames=7)) as at:
+        assert numbers_in(frames) == list(range(24, 31)) and at.retention.shelves[0].places[0].next_number == 31
 
 
 def test_a_directory_that_is_replaced_is_looked_into_anew(tmp_path: Path, frames: Path) -> None:
