@@ -183,16 +183,21 @@ class Freeze:
 
     def _begin_anew(self, picture: Picture, before: Picture | None, time_ns: int) -> None:
         """The first picture of a new recording, which is compared with none. If it shows the scene of the picture
-        `before` it, the source goes on: it must be seen to stop. Else nothing is known; less than a cut is enough."""
+        `before` it, the source goes on: it must be seen to stop. Else nothing is known but how much its pictures differ
+        as a rule, unless it was a cut; where it was none, less is enough for another scene."""
         if before is None:
             return self._begin(picture, time_ns)
         state, means = self._state, self._grid.means(before)
         self._means = means[None]
         now, paused_ms = self._look(picture, before), state.paused_ms
-        most = _ANEW_BASE + state.usual_spread * _CUT_TIMES[0] // _CUT_TIMES[1]
+        usual = state.usual, state.usual_spread
         self._pass_time(time_ns)
-        if self._follow(now) or motion.redistributed(now.means, means) > most:
+        if self._follow(now):
             return self._begin(picture, time_ns)
+        if motion.redistributed(now.means, means) > _ANEW_BASE + usual[1] * _CUT_TIMES[0] // _CUT_TIMES[1]:
+            self._begin(picture, time_ns)
+            self._state.usual, self._state.usual_spread = usual  # or what moves next would pass for a cut
+            return
         self._means = now.means[None]
         state.paused_ms = min(state.paused_ms, paused_ms)  # between recordings no clock could be seen to tick
         state.was_alike = state.anchored = False  # of the next three pictures nobody will ask

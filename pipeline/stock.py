@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 
 Frame = tuple[int, int]
 """Number and digit count: together the exact name."""
@@ -21,18 +21,22 @@ def as_they_came(frames: Iterable[Frame], written_ns: Callable[[Frame], int]) ->
     """Files that were all found at once, in the order in which they came. `written_ns` is the time of a file.
 
     That is the order of their numbers, but where these have begun anew: a file with a higher number than one that was
-    written later is of an earlier run. Of more than MOST_RUNS the times are no such thing, and the numbers tell.
+    written later is of an earlier run. Where times fall within a run, or make more than MOST_RUNS, they are those of a
+    copy, say, and the numbers tell. What nobody can tell from a restart is a clock that was put back in between, and a
+    single old file that was written anew.
     """
     runs: list[list[Frame]] = []
-    newest_ns = 0
+    newest_ns, times = 0, dict[Frame, int]()
     by_number = sorted(frames)
     for frame in reversed(by_number):
-        ns = written_ns(frame)
+        ns = times[frame] = written_ns(frame)
         if not runs or ns > newest_ns:
             newest_ns = ns
             runs.append([])
         runs[-1].append(frame)
-    return by_number if len(runs) > MOST_RUNS else list(chain.from_iterable(run[::-1] for run in runs))
+    known = ([times[frame] for frame in run if times[frame]] for run in runs)
+    falls = any(earlier > later for run in known for later, earlier in pairwise(run))
+    return by_number if falls or len(runs) > MOST_RUNS else list(chain.from_iterable(run[::-1] for run in runs))
 
 
 class _Range:

@@ -59,9 +59,9 @@ class ServedLane:
         self._evidence = Evidence(hold, source, row, child.keeper_bell.ring, words)
         if not record.tail:  # what an earlier run left open goes on
             self._evidence.act(self.judge.tracker.resume(child.resumed, *clock.now_ns()))
-        self._evidence.act(self.judge.tracker.close_without_rule(*clock.now_ns()))  # reloaded since
         untold = self.judge.state.untold  # of a worker that died while there was no room in memory
         self._evidence.act(untold)
+        self._evidence.act(self.judge.tracker.close_without_rule(*clock.now_ns()))  # the settings were reloaded since
         self._evidence.forget_orphans([*self.judge.tracker.held_ids(), *(told.incident.id for told in untold)])
         self._names = FrameNames(source.prefix)
         self._writer = SidecarWriter(source.dir)

@@ -46,6 +46,7 @@ LOOK_EVERY_S = 5.0
 QUIET_S = 30.0  # until all that was published is judged, all evidence is stored, and every child runs
 CLOCK_NS = 100_000_000  # a file's time is the kernel's last tick
 LONG_LIVED = ("supervisor", "worker/1")
+COMPARED_PCT = 10  # of the scenes at least nothing may have disturbed, or nothing is shown of evidence
 
 
 class Soak:
@@ -212,6 +213,8 @@ class Soak:
             for scene in reel.scenes:
                 if scene.condition:
                     self._audit_scene(reel, scene, left, {(row[0], row[1]) for row in stored})
+        if 100 * self.undisturbed < COMPARED_PCT * self.scenes:
+            self.failures.append(f"evidence was compared of {self.undisturbed} of {self.scenes} scenes only")
         self.failures += [
             f"incident of no scene: {i.source} {i.condition} {i.onset.name} {i.id}" for i in left.values()
         ]

@@ -103,6 +103,7 @@ class Reel:
             return
         self.number += 1
         self.published += 1
+        self._published_at = time.monotonic()
         if self.vanishes:
             path.unlink(missing_ok=True)
             self.unlinked, self.vanishes = self.unlinked + 1, False
@@ -115,7 +116,6 @@ class Reel:
         if now - self._published_at > HOLE_S and self.scenes:
             self._turns_at = max(self._turns_at, now + (FAULT_S if self.scenes[-1].condition else GOOD_S)[0])
             self.disturb()
-        self._published_at = now
 
     def disturb(self) -> None:
         """Evidence of what is going on, has just ended or is about to begin may be missing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import shutil
 import signal
@@ -46,6 +47,7 @@ UNIT = {
 
 SOURCE = '[[source]]\nname = "a"\ndir = "{}"\n'
 GRABBER = '[[source]]\nname = "a"\n[source.capture]\nprofile = "v4l2-copy"\ninput = "/dev/v4l/by-path/x"\n'
+RECORDING = '[[source]]\nname = "a"\n[source.capture]\nprofile = "file"\ninput = "/tmp/film.mp4"\n'
 Installed = tuple[tuple[str, ...], dict[str, str]]
 """A wrapper and an environment."""
 
@@ -207,10 +209,11 @@ def test_an_installed_service_that_does_not_run_is_a_warning(tmp_path: Path) -> 
         (SOURCE.format("/tmp/frames"), {}, "fail", "PrivateTmp=yes hides /tmp/frames", "PrivateTmp=no"),
         (SOURCE.format("/mnt/a"), {}, "fail", "keeps /mnt/a read-only", "ReadWritePaths=/mnt/a"),
         ('log_file = "/var/log/s.log"', {}, "fail", "keeps /var/log read-only", "ReadWritePaths=/var/log"),
+        (RECORDING, {}, "fail", "PrivateTmp=yes hides /tmp/film.mp4", "PrivateTmp=no"),
         (GRABBER, {"PrivateDevices": "yes"}, "fail", "hides every grabber", "PrivateDevices=no"),
         (GRABBER, {"MemoryMax": "300000000"}, "warn", "MemoryMax=300M, but frames", "lower max_bytes"),
     ],
-    ids=["home", "tmp", "read-only", "log", "grabber", "memory"],
+    ids=["home", "tmp", "read-only", "log", "recording", "grabber", "memory"],
 )
 def test_lines_of_the_unit_that_are_in_the_way(
     tmp_path: Path, configuration: str, properties: dict[str, str], verdict: str, text: str, mend: str
@@ -254,16 +257,25 @@ def test_the_installed_configuration_is_examined_where_none_is_named() -> None:
 
 
 @needs("ffmpeg")
-def test_a_capture_is_rehearsed_by_the_user_that_the_unit_names() -> None:
-    """Root may read what is closed to others; the service would not start."""
+def test_a_capture_is_rehearsed_by_the_user_that_the_unit_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may read what is closed to others, and stands where they may not; the service would not start."""
     with open_place() as base:
+        (base / "closed").mkdir(mode=0o700)
+        monkeypatch.chdir(base / "closed")
+        monkeypatch.setenv("TMPDIR", str(base / "closed"))
         recording = base / "film.mp4"
         command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc2=size=320x180", "-frames:v", "5"]
         subprocess.run([*command, str(recording)], check=True, timeout=30)
         table = f'[[source]]\nname = "a"\n[source.capture]\nprofile = "file"\ninput = "{recording}"\n'
-        wrapper, environment = installed(base, table, User="nobody", ProtectHome="no", PrivateTmp="no")
-        ask = partial(examine, None, "capture a", wrapper=wrapper, environment=environment)
-        recording.chmod(0o600)
+
+        def ask(groups: str = "") -> Examination:
+            lines = {"ProtectHome": "no", "PrivateTmp": "no", "SupplementaryGroups": groups}
+            wrapper, environment = installed(base, table, User="nobody", **lines)
+            return examine(None, "capture a", wrapper=wrapper, environment=environment)
+
+        os.chown(recording, 0, grp.getgrnam("video").gr_gid)
+        recording.chmod(0o640)
         assert str(recording) in ask().amiss("capture a", "fail", "it may not be read")["found"]
+        assert ask("video audio").verdict("capture a") == "ok"
         os.chown(recording, STRANGER, STRANGER)
         assert ask().verdict("capture a") == "ok"

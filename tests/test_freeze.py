@@ -287,6 +287,18 @@ def test_a_film_that_stops_shortly_after_its_numbers_began_anew_is_frozen(frames
     assert None not in stands(found[3:]) and kinds(found[3:]) == {"whole"} and found[-1].fault.value is True
 
 
+@pytest.mark.parametrize("missing", [1, 3, 5, 9, 14])
+@pytest.mark.parametrize("first", [12, 31, 50])
+def test_so_is_one_of_which_some_pictures_are_missing_in_between(first: int, missing: int) -> None:
+    """It differs more than from picture to picture, and what moves next is no cut for that."""
+    watcher = Watcher()
+    watcher.see_all(captured(film, n, 1.0) for n in range(first))
+    watcher.begin_anew()
+    watcher.see_all(captured(film, n, 1.0) for n in range(first + missing, first + missing + 2))
+    found = watcher.see_all(captured(film, first + missing + 2, 1.0, capture=n) for n in range(900, 915))
+    assert {one.kind for one in found[9:]} == {"whole"} and found[-1].fault.value is True
+
+
 def test_a_cut_in_every_picture_is_motion_in_a_new_recording_too() -> None:
     watcher = Watcher()
     shown = [decode(make_frame(n)) for n in range(14)]

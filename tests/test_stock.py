@@ -77,6 +77,7 @@ def test_what_is_not_known_is_told_at_one_look_at_each() -> None:
         ({1: 50, 2: 60, 3: 30, 4: 40}, [3, 4, 1, 2]),  # began anew at 1
         ({1: 90, 2: 60, 3: 70, 4: 30, 5: 40}, [4, 5, 2, 3, 1]),  # and once more
         ({1: 10, 2: 30, 3: 20, 4: 40}, [1, 2, 3, 4]),  # the clock was set back a little
+        ({1: 30, 2: 90, 3: 10, 4: 60, 5: 20, 6: 80, 7: 40}, [1, 2, 3, 4, 5, 6, 7]),  # copied in any order
         ({1: 50, 2: 0, 3: 60, 4: 30}, [4, 1, 2, 3]),  # one has gone
         ({1: -5, 2: -9, 3: -7}, [2, 3, 1]),  # before 1970
         ({number: 1000 - number for number in range(100)}, list(range(100))),  # no times of recordings

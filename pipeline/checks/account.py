@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pipeline.checks import programs
+
+_PASSED_ON = ("PATH", "LANG", "DISPLAY", "XAUTHORITY", "CAPTURE_")
+"""What names of variables begin with that another user's program is given."""
 
 _TESTS = {os.R_OK: "-r", os.W_OK: "-w", os.X_OK: "-x"}
 
@@ -35,7 +40,9 @@ class Account:
         """Run a program as this user where that is possible, else as who we are. Raises OSError, NoAnswer."""
         if not self.can_be_assumed:
             return programs.ask(command, environment=environment)
-        return programs.ask(command, environment=environment, user=self.uid, group=self.gid, groups=self.groups)
+        given = os.environ if environment is None else environment
+        passed_on = {name: value for name, value in given.items() if name.startswith(_PASSED_ON)}
+        return programs.ask(command, environment=passed_on, user=self.uid, group=self.gid, groups=self.groups)
 
     def may(self, path: str, mode: int = os.R_OK | os.W_OK | os.X_OK) -> bool | None:
         """Whether it has these rights, access control lists and read-only mounts included; None where only root could
@@ -62,10 +69,14 @@ def mine() -> Account:
     return Account(name, uid, os.getegid(), tuple(os.getgroups()))
 
 
-def named(name: str) -> Account | None:
-    """A user of this machine; None if there is none."""
+def named(name: str, more_groups: Iterable[str] = ()) -> Account | None:
+    """A user of this machine, also in these groups, as far as they are; None if there is none."""
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
         return None
-    return Account(name, entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(name, entry.pw_gid)))
+    groups = set(os.getgrouplist(name, entry.pw_gid))
+    for group in more_groups:
+        with suppress(KeyError):
+            groups.add(int(group) if group.isdigit() else grp.getgrnam(group).gr_gid)
+    return Account(name, entry.pw_uid, entry.pw_gid, tuple(sorted(groups)))

@@ -91,8 +91,11 @@ def _of_capture(name: str, subject: Subject, source: Source) -> Iterator[Finding
         yield unknown(name, str(error), f"try FFmpeg by hand: {source.capture.ffmpeg or 'ffmpeg'} -version")
         return
     except OSError as error:
-        why = f"{subject.account.name} cannot run it"
-        yield fail(name, f"{SCRIPT}: {describe(error)}", why, "install Stillwatch where everybody may read it")
+        text, mend = f"{SCRIPT}: {describe(error)}", "install Stillwatch where everybody may read it"
+        if subject.account.may(SCRIPT, os.R_OK | os.X_OK) is False:
+            yield fail(name, text, f"{subject.account.name} may not run it, so its FFmpeg does not start", mend)
+        else:
+            yield unknown(name, text, f"try it by hand: {SCRIPT} --help")
         return
     lines = [line.removeprefix("capture.sh: ") for line in answer.text.strip().splitlines()]
     if answer.code == Exit.OK:
@@ -103,13 +106,14 @@ def _of_capture(name: str, subject: Subject, source: Source) -> Iterator[Finding
 
 
 def _rehearse(source: Source, account: Account) -> programs.Answer:
-    """What capture.sh says to the service's user, whose recordings, devices and displays count; before the first start
-    in a directory that goes again."""
+    """What capture.sh says to the service's user, who must be able to read and write; before the first start in a
+    directory that goes again."""
     ask = partial(account.ask, [SCRIPT, "--dry-run"])
     environment = environment_for(source)
     if os.path.isdir(source.dir):
         return ask(environment=environment)
-    with tempfile.TemporaryDirectory(prefix="stillwatch-doctor-") as instead:
+    place = "/tmp" if account.can_be_assumed else None  # noqa: S108 - ours may be closed to that user
+    with tempfile.TemporaryDirectory(prefix="stillwatch-doctor-", dir=place) as instead:
         if account.can_be_assumed:
             os.chown(instead, account.uid, account.gid)
         return ask(environment={**environment, "CAPTURE_DIR": instead})

@@ -34,7 +34,8 @@ def ask(
     groups: Iterable[int] | None = None,
 ) -> Answer:
     """Run it in the C locale, for no longer than LIMIT_S unless another limit is given, as another user if one is
-    named. Raises OSError where it cannot be run, NoAnswer."""
+    named: from the root directory then, as that user may not stand where we do. Raises OSError where it cannot be run,
+    NoAnswer."""
     limit_s = LIMIT_S if limit_s is None else limit_s
     process = subprocess.Popen(
         command,
@@ -43,6 +44,7 @@ def ask(
         stderr=subprocess.STDOUT,
         env={**(os.environ if environment is None else environment), "LC_ALL": "C.UTF-8"},
         start_new_session=True,
+        cwd=None if user is None else "/",
         user=user,
         group=group,
         extra_groups=None if groups is None else list(groups),

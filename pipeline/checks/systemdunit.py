@@ -11,7 +11,7 @@ NAME = "stillwatch.service"
 LOG = f"journalctl -u {NAME} -n 100"  # to be typed
 _SYSTEMD = "/run/systemd/system"  # sd_booted(3)
 _PROPERTIES = (
-    "LoadState UnitFileState ActiveState SubState Result User FragmentPath DropInPaths"
+    "LoadState UnitFileState ActiveState SubState Result User SupplementaryGroups FragmentPath DropInPaths"
     " NeedDaemonReload ProtectHome PrivateTmp PrivateDevices ProtectSystem ReadWritePaths RuntimeDirectory"
     " StateDirectory LogsDirectory MemoryMax"
 )

@@ -58,6 +58,11 @@ def _of_lines(subject: Subject, found: Unit) -> Iterator[Finding]:
         elif found["ProtectSystem"] == "strict" and not _below(path, _writable(found)):
             mend = f"{_EDIT} ReadWritePaths={path}; or use a place below /srv"
             yield fail(NAME, f"ProtectSystem=strict keeps {path} read-only", f"the service writes in {key}", mend)
+    for source in subject.settings.source:
+        recording = source.capture.input if source.capture and source.capture.profile == "file" else ""
+        if recording and (line := _hides(found, os.path.realpath(recording))):
+            why, mend = f"nothing is captured for {source.name}", f"{_EDIT} {line}=no; or put it below /srv"
+            yield fail(NAME, f"{line}={found[line]} hides {recording}", why, mend)
     grabbed = [s for s in subject.settings.source if s.capture and s.capture.profile.startswith("v4l2")]
     if grabbed and found["PrivateDevices"] == "yes":
         text, mend = "PrivateDevices=yes hides every grabber", f"{_EDIT} PrivateDevices=no"

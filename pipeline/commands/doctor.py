@@ -154,7 +154,7 @@ def _subject(
     settings: Settings, environment: Mapping[str, str], file: str, found: Unit | None, *, meant: bool
 ) -> Subject:
     """With the user and the credentials that the unit gives the installed service, where that one is meant."""
-    user = account.named(found["User"]) if meant and found is not None else None
+    user = account.named(found["User"], found["SupplementaryGroups"].split()) if meant and found is not None else None
     credentials = environment.get("CREDENTIALS_DIRECTORY") or (installed.CREDENTIALS_DIR if meant else None)
     return Subject(settings, user or account.mine(), environment, file, credentials, found, meant)
 
