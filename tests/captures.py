@@ -183,7 +183,8 @@ def pid_of_ffmpeg(row: SourceRow) -> int:
         words = psutil.Process(pid).cmdline() if pid else []
     except psutil.Error:
         return 0
-    return pid if "-start_number" in words or words[:1] == ["sleep"] else 0
+    is_ffmpeg = any("start_number" in word for word in words)  # also as an option of one of several outputs
+    return pid if is_ffmpeg or words[:1] == ["sleep"] else 0
 
 
 def invalid_frames(directory: Path) -> list[str]:
