@@ -24,6 +24,9 @@ from pipeline.settings import Settings
 
 PROGRESS_S = 2.0  # a child that has lived this long after its first heartbeat has made progress
 OWN_FAULT_SIGNALS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""For the environment of whatever imports NumPy: its threads have nothing to do here, and spin when they start."""
+
 _ROOT = str(Path(__file__).resolve().parent.parent)
 _NS = 1_000_000_000
 
@@ -109,7 +112,7 @@ def environment_of(spec: Spec) -> dict[str, str]:
     given = {name: value for name, value in os.environ.items() if spec.trusted or not name.startswith(SECRET)}
     for name in notify.NAMES:
         given.pop(name, None)
-    return {**given, "PYTHONPATH": _ROOT, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    return {**given, **ONE_THREAD, "PYTHONPATH": _ROOT}
 
 
 def settings_of(spec: Spec, settings: Settings) -> Settings:

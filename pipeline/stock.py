@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import chain, islice, pairwise
+from itertools import chain, islice
 
 Frame = tuple[int, int]
 """Number and digit count: together the exact name."""
@@ -26,16 +26,16 @@ def as_they_came(frames: Iterable[Frame], written_ns: Callable[[Frame], int]) ->
     single old file that was written anew.
     """
     runs: list[list[Frame]] = []
-    newest_ns, times = 0, dict[Frame, int]()
-    by_number = sorted(frames)
+    by_number, newest_ns, later_ns, falls = sorted(frames), 0, 0, False
     for frame in reversed(by_number):
-        ns = times[frame] = written_ns(frame)
+        ns = written_ns(frame)
         if not runs or ns > newest_ns:
             newest_ns = ns
             runs.append([])
+        elif ns and later_ns:  # else one of them has gone
+            falls |= ns > later_ns
+        later_ns = ns or later_ns
         runs[-1].append(frame)
-    known = ([times[frame] for frame in run if times[frame]] for run in runs)
-    falls = any(earlier > later for run in known for later, earlier in pairwise(run))
     return by_number if falls or len(runs) > MOST_RUNS else list(chain.from_iterable(run[::-1] for run in runs))
 
 

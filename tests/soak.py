@@ -81,10 +81,7 @@ class Soak:
         self._show(float("inf"))
         for reel in self.reels:
             reel.read_verdicts()
-        try:
-            wait_until(self._is_quiet, QUIET_S, "all is done")
-        except AssertionError as error:
-            self.failures.append(f"at the end: {error}: {self._undone()}")
+        self._await_quiet("at the end")
 
     def _show(self, until: float) -> None:
         """Publish every source at its pace, strike when it is time, look at the processes now and then."""
@@ -113,10 +110,7 @@ class Soak:
     # -- every minute -------------------------------------------------------------------------------------------------
 
     def _close_minute(self) -> None:
-        try:
-            wait_until(self._is_quiet, QUIET_S, "every child runs and has done its work")
-        except AssertionError as error:
-            self.failures.append(f"minute {len(self.minutes) + 1}: {error}: {self._undone()}")
+        self._await_quiet(f"minute {len(self.minutes) + 1}")
         self.gauge.look(self._pids(), quiet=True)
         minute = self._count()
         self.minutes.append(minute)
@@ -127,6 +121,12 @@ class Soak:
                 f"invalid={minute.invalid} vanished={minute.vanished} unseen={minute.unseen} "
                 f"incidents={minute.incidents}; USS MB/descriptors {memory}"
             )
+
+    def _await_quiet(self, when: str) -> None:
+        try:
+            wait_until(self._is_quiet, QUIET_S, "every child runs and has done its work")
+        except AssertionError as error:
+            self.failures.append(f"{when}: {error}: {self._undone()}")
 
     def _is_quiet(self) -> bool:
         return self.trouble.whole() and not self._undone()

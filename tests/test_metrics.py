@@ -49,7 +49,7 @@ def test_frames_processes_and_evidence_are_counted(rig: Callable[..., Rig], tmp_
         for number in range(7):
             service.publish(number)
         service.publish(7, b"no picture")
-        # The sidecar is there before the board shows it.
+        service.wait_sidecars(8)  # which are there before the board shows it:
         wait_until(lambda: value(written(service, path), "frames_total", source="a", outcome="invalid"), 30)
         found = written(service, path)
         assert value(found, "frames_published_total", source="a") == 8

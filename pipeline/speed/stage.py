@@ -21,6 +21,7 @@ import psutil
 
 from pipeline.board import Board
 from pipeline.model import InputError, StillwatchError, UnavailableError
+from pipeline.process import ONE_THREAD
 from pipeline.settings import usable_cpus
 
 SIZE = "1280x720"
@@ -36,7 +37,7 @@ def environment() -> dict[str, str]:
     """Of our own processes: whoever measures has set up nothing for them. Without threads of NumPy, as the workers run:
     they spin for 65 ms after their start, which 100 frames of a loop would pay for."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("STILLWATCH_")}
-    return {**kept, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    return {**kept, **ONE_THREAD, "PYTHONPATH": str(ROOT)}
 
 
 @contextmanager

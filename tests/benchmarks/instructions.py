@@ -23,6 +23,7 @@ from pipeline.frames import read_frame
 from pipeline.incidents import Sighting
 from pipeline.judge import Judge
 from pipeline.model import PICTURE_BYTES, PICTURE_CELLS, FrameId
+from pipeline.process import ONE_THREAD
 from pipeline.settings import Source
 from pipeline.sidecar import SidecarWriter
 from pipeline.speed import rivals, stage
@@ -72,7 +73,7 @@ def _loops(directory: str) -> dict[str, Callable[[], Once]]:
 def count(what: str, directory: str, frames: int) -> int:
     """Instructions of a whole process that does so many frames."""
     command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable, "-m", __spec__.name]
-    environment = {**os.environ, "PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}
+    environment = {**os.environ, **ONE_THREAD, "PYTHONHASHSEED": "0"}
     done = subprocess.run(
         [*command, "--loop", what, directory, str(frames)], cwd=ROOT, env=environment, capture_output=True, text=True
     )
