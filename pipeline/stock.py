@@ -30,11 +30,11 @@ def as_they_came(frames: Iterable[Frame], written_ns: Callable[[Frame], int]) ->
     for frame in reversed(by_number):
         ns = written_ns(frame)
         if not runs or ns > newest_ns:
-            newest_ns = ns
+            newest_ns = later_ns = ns
             runs.append([])
-        elif ns and later_ns:  # else one of them has gone
-            falls |= ns > later_ns
-        later_ns = ns or later_ns
+        elif ns:  # else it has gone
+            falls |= later_ns != 0 and ns > later_ns
+            later_ns = ns
         runs[-1].append(frame)
     return by_number if falls or len(runs) > MOST_RUNS else list(chain.from_iterable(run[::-1] for run in runs))
 
