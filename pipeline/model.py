@@ -18,6 +18,9 @@ MAX_SOURCES = 64
 
 MAX_WORKERS = 64
 
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""For the environment of whatever imports NumPy: its threads have nothing to do here, and spin when they start."""
+
 PICTURE_BYTES = 320 * 1024
 """Room for one stored picture. A frame of w x h becomes ceil(w/8) * ceil(h/8) <= (w+7) * (h+7) / 64 bytes; with JPEG's
 longest side of 65,535 that stays below this for every shape of up to 20 million pixels (4K has 8.3, 5K 14.7)."""

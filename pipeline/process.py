@@ -19,14 +19,11 @@ from msgspec.structs import replace
 from pipeline import notify
 from pipeline.board import Board, exit_name
 from pipeline.child import SECRET, Handover, Spec, event, log, signals_blocked
-from pipeline.model import Exit, State
+from pipeline.model import ONE_THREAD, Exit, State
 from pipeline.settings import Settings
 
 PROGRESS_S = 2.0  # a child that has lived this long after its first heartbeat has made progress
 OWN_FAULT_SIGNALS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
-ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-"""For the environment of whatever imports NumPy: its threads have nothing to do here, and spin when they start."""
-
 _ROOT = str(Path(__file__).resolve().parent.parent)
 _NS = 1_000_000_000
 

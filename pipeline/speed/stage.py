@@ -20,8 +20,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.board import Board
-from pipeline.model import InputError, StillwatchError, UnavailableError
-from pipeline.process import ONE_THREAD
+from pipeline.model import ONE_THREAD, InputError, StillwatchError, UnavailableError
 from pipeline.settings import usable_cpus
 
 SIZE = "1280x720"

@@ -22,8 +22,7 @@ from pipeline.evidence import incident_fields
 from pipeline.frames import read_frame
 from pipeline.incidents import Sighting
 from pipeline.judge import Judge
-from pipeline.model import PICTURE_BYTES, PICTURE_CELLS, FrameId
-from pipeline.process import ONE_THREAD
+from pipeline.model import ONE_THREAD, PICTURE_BYTES, PICTURE_CELLS, FrameId
 from pipeline.settings import Source
 from pipeline.sidecar import SidecarWriter
 from pipeline.speed import rivals, stage
